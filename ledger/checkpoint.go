@@ -100,6 +100,17 @@ func AddSignatures(signed, lines []byte) ([]byte, error) {
 	return out, nil
 }
 
+// PeekUnverifiedCheckpoint reads the checkpoint of a signed note without
+// checking any signature: for finding out whose it is. Nothing read from it
+// may be acted on before Policy.Verify. It returns ErrMalformed, wrapped.
+func PeekUnverifiedCheckpoint(signed []byte) (Checkpoint, error) {
+	text, _, err := splitNote(signed)
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	return ParseCheckpoint(text)
+}
+
 // splitNote returns a signed note's text and its signature lines, each with
 // its newline (C2SP signed-note, "Format").
 func splitNote(signed []byte) (text []byte, lines [][]byte, err error) {
