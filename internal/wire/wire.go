@@ -1,0 +1,263 @@
+// Package wire is what Chancery's programs say to each other over HTTP: paths,
+// and CBOR bodies (codec.Encode, codec.Decode). Nothing here is trusted for
+// having come from the server: what matters in a body is signed or is checked
+// against a witnessed log by whoever receives it.
+package wire
+
+import (
+	"chancery/codec"
+	"chancery/control"
+	"chancery/manifest"
+)
+
+// Paths of the server. The logs are served as C2SP tlog-tiles under PathLogs +
+// "control/" and PathLogs + "messages/".
+const (
+	PathLogs          = "/log/"
+	PathOrganisation  = "/v1/organisation"      // GET: Organisation
+	PathControl       = "/v1/control"           // POST Submit: Submitted
+	PathPending       = "/v1/control/pending"   // GET: []Pending
+	PathOpenings      = "/v1/control/openings"  // GET ?from=index: []Opening
+	PathMembers       = "/v1/members"           // GET: []Member; POST Member
+	PathKeyPackages   = "/v1/keypackages"       // POST KeyPackages
+	PathClaim         = "/v1/keypackages/claim" // POST Claim: [][]byte
+	PathMessages      = "/v1/messages"          // POST Submission: Receipted
+	PathCommits       = "/v1/commits"           // POST CommitSubmission: Receipted
+	PathVoids         = "/v1/voids"             // POST bytes of a void: Receipted
+	PathQueue         = "/v1/queue"             // GET ?after=cursor&wait=seconds: []Delivery
+	PathAcks          = "/v1/acknowledgements"  // POST bytes of an acknowledgement
+	PathConversations = "/v1/conversations"     // GET: []Conversation of the asking device
+	PathArchive       = "/v1/archive"           // GET ?request=hash&after=cursor: ArchivePage
+	PathHeads         = "/v1/heads"             // POST: Heads; a leaf of the heads of all conversations
+	PathProductions   = "/v1/productions/"      // PUT and GET + request hash: sealed production
+	PathStatus        = "/v1/status"            // GET: Status (JSON)
+)
+
+// Paths of a keyholder or guard.
+const (
+	PathQuery    = "/v1/query"    // POST signed query: signed answer or refusal
+	PathNotice   = "/v1/notice"   // POST Submit: a hold, veto, withdrawal or revocation handed over
+	PathTransfer = "/v1/transfer" // POST between guards: a month's key, sealed
+	PathHolder   = "/v1/status"   // GET: HolderStatus (JSON)
+)
+
+// MediaType of CBOR bodies.
+const MediaType = "application/cbor"
+
+// Kinds of Reply, told by the HTTP status: 200 carries the body named above,
+// 409 a signed refusal in Refused, every other error a JSON Problem.
+
+// Problem is an error as RFC 9457 has it, in JSON.
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	Hint   string `json:"hint,omitempty"` // what to do next
+}
+
+// Error implements error.
+func (p *Problem) Error() string {
+	if p.Detail != "" {
+		return p.Title + ": " + p.Detail
+	}
+	return p.Title
+}
+
+// Endpoint is where a holder is reached. Nothing rests on it: answers are
+// signed by the key in the genesis leaf and sealed to the opener.
+type Endpoint struct {
+	_    struct{} `cbor:",toarray"`
+	Name string
+	URL  string
+}
+
+// Organisation introduces the organisation; the caller compares the genesis
+// entry with the identity it has pinned.
+type Organisation struct {
+	_          struct{} `cbor:",toarray"`
+	Genesis    []byte   // entry 0 of the control log
+	Keyholders []Endpoint
+	Guards     []Endpoint
+}
+
+// Submit offers a statement with signatures. The server keeps it until the
+// signatures that its kind needs are together, then logs it.
+type Submit struct {
+	_          struct{} `cbor:",toarray"`
+	Statement  []byte
+	Opening    *control.Opening // where the kind is sealed
+	Signatures []control.Signature
+}
+
+// Submitted says what became of a statement.
+type Submitted struct {
+	_       struct{} `cbor:",toarray"`
+	Hash    codec.Hash
+	Index   int64  // leaf index, or -1 while signatures are missing
+	Missing string // why it is not logged yet, in words
+}
+
+// Pending is a statement that waits for signatures.
+type Pending struct {
+	_          struct{} `cbor:",toarray"`
+	Statement  []byte
+	Signatures []control.Signature
+	Since      int64 // milliseconds since 1970, UTC
+}
+
+// Opening is the opening of a sealed control leaf.
+type Opening struct {
+	_       struct{} `cbor:",toarray"`
+	Index   int64
+	Opening control.Opening
+}
+
+// Member is a person in the server's directory, the one place that knows names.
+type Member struct {
+	_    struct{} `cbor:",toarray"`
+	ID   codec.ID
+	Name string // at most 256 bytes
+}
+
+// KeyPackages stocks a device's single-use MLS KeyPackages.
+type KeyPackages struct {
+	_        struct{} `cbor:",toarray"`
+	Packages [][]byte // at most 100, of at most 16 KiB
+}
+
+// Claim asks for one KeyPackage of each device, in order.
+type Claim struct {
+	_       struct{} `cbor:",toarray"`
+	Devices []codec.Hash
+}
+
+// Submission is a message and all that belongs to it: one durable step. An
+// index envelope that the message introduces comes in the same request, first.
+type Submission struct {
+	_          struct{} `cbor:",toarray"`
+	Index      *Item    // a new index envelope, or nil
+	Message    Item
+	Ciphertext []byte // MLS PrivateMessage, at most 1 MiB
+}
+
+// Item is a manifest with its envelope and tags.
+type Item struct {
+	_        struct{} `cbor:",toarray"`
+	Manifest []byte
+	Envelope []byte
+	Tags     []byte
+}
+
+// CommitSubmission is a step of an MLS group: one for each epoch.
+type CommitSubmission struct {
+	_         struct{}        `cbor:",toarray"`
+	Statement []byte          // signed commit statement
+	Roster    manifest.Roster // of the new epoch
+	Commit    []byte          // MLS commit; empty at epoch 0
+	Welcome   []byte          // MLS Welcome, or empty
+	Added     []codec.Hash    // devices that the Welcome is for
+}
+
+// Receipted answers a submission: the signed receipts, in order.
+type Receipted struct {
+	_        struct{} `cbor:",toarray"`
+	Receipts [][]byte
+}
+
+// Refused answers with status 409: the signed refusal of a core. Expected is
+// the device's next sequence number in the conversation as the server has it.
+type Refused struct {
+	_       struct{} `cbor:",toarray"`
+	Refusal []byte
+	Reason  string
+}
+
+// Kinds of Delivery.
+const (
+	DeliveryMessage = 1 // Manifest, Receipt, Body (ciphertext), Tags
+	DeliveryCommit  = 2 // Manifest (commit statement), Receipt, Body (MLS commit), Roster
+	DeliveryWelcome = 3 // Manifest (commit statement), Receipt, Body (MLS Welcome), Roster
+	DeliveryNotice  = 4 // Body: an Opening of a hold that names the device's member
+)
+
+// Delivery is one item of a device's queue, in order.
+type Delivery struct {
+	_        struct{} `cbor:",toarray"`
+	Cursor   uint64   // of the queue: ask for what comes after it, and so acknowledge it
+	Kind     uint8
+	Manifest []byte
+	Receipt  []byte
+	Body     []byte
+	Tags     []byte
+	Roster   manifest.Roster
+}
+
+// Conversation is a conversation of a device, for a device that lost its place.
+type Conversation struct {
+	_        struct{} `cbor:",toarray"`
+	ID       codec.ID
+	Epoch    uint64
+	Position uint64
+	NextSeq  uint64     // the device's next sequence number
+	Prev     codec.Hash // the device's previous core
+}
+
+// ArchivePage is a part of what a request's scope may touch: to the opener that
+// the request's log leaf names, everything of the conversations and days.
+type ArchivePage struct {
+	_       struct{} `cbor:",toarray"`
+	Rosters []ArchiveRoster
+	Items   []ArchiveItem
+	Next    uint64 // cursor of the next page, or 0 at the end
+}
+
+// ArchiveRoster is a commit statement as the archive has it.
+type ArchiveRoster struct {
+	_       struct{} `cbor:",toarray"`
+	Commit  []byte
+	Receipt []byte
+	Devices manifest.Roster
+}
+
+// ArchiveItem is an archived envelope with all that belongs to it.
+type ArchiveItem struct {
+	_        struct{} `cbor:",toarray"`
+	Manifest []byte
+	Receipt  []byte
+	Envelope []byte
+	Tags     []byte
+	Acks     [][]byte // newest acknowledgement of each device that covers it; on the newest item of a conversation alone
+}
+
+// Heads is the heads of all conversations and the receipt of their leaf.
+type Heads struct {
+	_       struct{} `cbor:",toarray"`
+	Heads   []byte   // encoded manifest.Heads
+	Receipt []byte
+}
+
+// Status is what the server says of itself, in JSON, to whoever asks.
+type Status struct {
+	Organisation codec.Hash `json:"organisation"`
+	ControlSize  int64      `json:"control_size"`
+	MessagesSize int64      `json:"messages_size"`
+	Witnessed    int64      `json:"control_witnessed"` // size of the newest witnessed control checkpoint
+	WitnessedLog int64      `json:"messages_witnessed"`
+	Messages     int64      `json:"messages"`
+	Envelopes    int64      `json:"envelopes"`
+	Pending      int        `json:"pending"`
+}
+
+// HolderStatus is what a keyholder or guard says of itself, in JSON.
+type HolderStatus struct {
+	Name        string `json:"name"`
+	Role        string `json:"role"` // keyholder or guard
+	Index       int    `json:"index"`
+	ControlSize int64  `json:"control_size"`
+	Epochs      int    `json:"epochs"` // shares held
+	Months      int    `json:"months"` // ML-KEM keys held
+	Answered    uint64 `json:"answered"`
+	Refused     uint64 `json:"refused"`
+	Problem     string `json:"problem,omitempty"`
+}
