@@ -44,6 +44,7 @@ func NewPublicKey(point, mlkem []byte) (*PublicKey, error) {
 	if err := k.pq.Unpack(k.mlkem); err != nil {
 		return nil, fmt.Errorf("ML-KEM key: %w", ErrKey)
 	}
+	leaveAVX(k.mlkem)
 	// Two implementations must agree that the key is one.
 	if k.hpke, err = hpke.MLKEM768P256().NewPublicKey(append(k.MLKEM(), k.point...)); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
