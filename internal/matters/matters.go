@@ -1,0 +1,213 @@
+// Package matters is the work of reviewers and approvers: matters, holds,
+// requests, decisions and withdrawals, each a signed leaf of the control log.
+//
+// It runs on the person's machine. What binds holders is handed to them
+// directly too, so that a server can delay a hold or withdrawal, never hide it.
+package matters
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"chancery/codec"
+	"chancery/control"
+	"chancery/internal/ceremony"
+	"chancery/internal/replica"
+	"chancery/internal/wire"
+	"chancery/request"
+	"chancery/sshsig"
+)
+
+// Holder is a keyholder or guard to which a statement is handed over.
+type Holder interface {
+	Notice(ctx context.Context, s *wire.Submit) error
+}
+
+// Server is what the desk needs of the server.
+type Server interface {
+	ceremony.Server
+	replica.Source
+}
+
+// Desk is a person's desk: their key, a replica they judge by, and the holders
+// they hand things to. It is safe for concurrent use where its parts are.
+type Desk struct {
+	Server  Server
+	Replica *replica.Replica
+	Key     ssh.Signer
+	Holders map[string]Holder // by name
+	Now     func() time.Time
+	Rand    io.Reader
+}
+
+// ErrNotHandedOver means that a statement is logged but could not be handed to
+// every holder; it still binds them once they have replayed it.
+var ErrNotHandedOver = errors.New("couldn't hand it to every holder")
+
+// credential returns the fingerprint of the person's key.
+func (d *Desk) credential() codec.Hash { return sshsig.Credential(d.Key.PublicKey().Marshal()).ID() }
+
+func (d *Desk) log(ctx context.Context, body control.Body) (codec.Hash, *wire.Submit, error) {
+	done, submit, err := ceremony.Submit(ctx, d.Server, d.Rand, d.Replica.Organisation(), body, d.Key)
+	if err != nil {
+		return codec.Hash{}, nil, err
+	}
+	if err := ceremony.Logged(done); err != nil {
+		return done.Hash, submit, err
+	}
+	return done.Hash, submit, d.await(ctx, done.Index)
+}
+
+// await waits until the witnesses have seen the leaf, so that whoever looks at
+// the log after this command sees what it did.
+func (d *Desk) await(ctx context.Context, index int64) error { return Await(ctx, d.Replica, d.Server, index) }
+
+// Await syncs the replica until it holds the leaf of that index, or ctx ends.
+func Await(ctx context.Context, r *replica.Replica, src replica.Source, index int64) error {
+	for {
+		err := r.Sync(ctx, src)
+		if err == nil && r.Size() > index {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			if err != nil {
+				return fmt.Errorf("the leaf is logged but not witnessed yet: %w", err)
+			}
+			return fmt.Errorf("the leaf is logged but not witnessed yet: %w", ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (d *Desk) handOver(ctx context.Context, submit *wire.Submit) error {
+	var errs []error
+	for name, h := range d.Holders {
+		if err := h.Notice(ctx, submit); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("%w: %w", ErrNotHandedOver, errors.Join(errs...))
+	}
+	return nil
+}
+
+// OpenMatter opens a case.
+func (d *Desk) OpenMatter(ctx context.Context, details *request.Details) (codec.ID, error) {
+	id := codec.NewID()
+	_, _, err := d.log(ctx, &control.Matter{ID: id, Details: details.Hash(), Reviewer: d.credential()})
+	return id, err
+}
+
+// PlaceHold orders that nothing of the custodians between two days is deleted,
+// and tells them so.
+func (d *Desk) PlaceHold(ctx context.Context, matter codec.ID, custodians []codec.ID, from, to uint32, text string) (codec.Hash, error) {
+	h, submit, err := d.log(ctx, &control.Hold{ID: codec.NewID(), Matter: matter, Custodians: custodians, FromDay: from, ToDay: to, Text: text})
+	if err != nil {
+		return h, err
+	}
+	return h, d.handOver(ctx, submit)
+}
+
+// Draft is what a reviewer decides about a request.
+type Draft struct {
+	Matter        codec.ID
+	Custodians    []codec.ID
+	Conversations []codec.ID // empty: all of the custodians'
+	FromDay       uint32
+	ToDay         uint32
+	MaxCount      uint64
+	Search        bool
+	Recipient     []byte // HPKE public key of who gets the production
+	Expiry        time.Time
+	Details       *request.Details
+}
+
+// Request demands an opening. The details travel to approvers and opener apart
+// from the server, which sees their salted hash.
+func (d *Desk) Request(ctx context.Context, draft *Draft) (codec.Hash, error) {
+	if err := d.Replica.Sync(ctx, d.Server); err != nil {
+		return codec.Hash{}, err
+	}
+	body := &control.Request{
+		ID: codec.NewID(), Matter: draft.Matter, Requester: d.credential(),
+		Custodians: draft.Custodians, Conversations: draft.Conversations, FromDay: draft.FromDay, ToDay: draft.ToDay,
+		MaxCount: draft.MaxCount, Search: draft.Search, Details: draft.Details.Hash(), Recipient: draft.Recipient,
+		Evidence: control.EvidenceNone, Expiry: draft.Expiry.UnixMilli(),
+	}
+	d.Replica.Read(func(s *control.State) { body.Policy = s.Policy().Hash })
+	h, _, err := d.log(ctx, body)
+	return h, err
+}
+
+// ErrDetails means that details are not those that the request's leaf names.
+var ErrDetails = errors.New("these are not the details that the request names")
+
+// Show returns a request as the witnessed log has it, once the details shown
+// beside it are its own.
+func (d *Desk) Show(ctx context.Context, h codec.Hash, details *request.Details) (control.RequestState, error) {
+	if err := d.Replica.Sync(ctx, d.Server); err != nil {
+		return control.RequestState{}, err
+	}
+	var out control.RequestState
+	err := fmt.Errorf("request %s is not on the witnessed log", h.Short())
+	d.Replica.Read(func(s *control.State) {
+		if r, ok := s.Request(h); ok {
+			out, err = *r, nil
+			out.Approvals = slices.Clone(r.Approvals)
+		}
+	})
+	if err == nil && details != nil && details.Hash() != out.Details {
+		return control.RequestState{}, ErrDetails
+	}
+	return out, err
+}
+
+// Decide signs an approver's decision on a request.
+func (d *Desk) Decide(ctx context.Context, h codec.Hash, decision control.Decision, reason string) (codec.Hash, error) {
+	r, err := d.Show(ctx, h, nil)
+	if err != nil {
+		return codec.Hash{}, err
+	}
+	leaf, submit, err := d.log(ctx, &control.Approval{Request: h, Decision: decision, Role: control.RoleApprover, Policy: r.Policy, Reason: reason})
+	if err != nil || decision == control.Approve {
+		return leaf, err
+	}
+	return leaf, d.handOver(ctx, submit) // a refusal is a veto: it binds when handed over
+}
+
+// Withdraw ends a request, for holders at once.
+func (d *Desk) Withdraw(ctx context.Context, h codec.Hash, reason string) (codec.Hash, error) {
+	// Handing over comes first: a server that hides the leaf delays nothing.
+	statement, opening, err := control.NewStatement(d.Rand, d.Replica.Organisation(), &control.Withdrawal{Request: h, Reason: reason})
+	if err != nil {
+		return codec.Hash{}, err
+	}
+	signatures, err := ceremony.SignSSH(statement, d.Key)
+	if err != nil {
+		return codec.Hash{}, err
+	}
+	submit := &wire.Submit{Statement: codec.Encode(statement), Opening: opening, Signatures: signatures}
+	handed := d.handOver(ctx, submit)
+	done, err := d.Server.Submit(ctx, submit)
+	if err != nil {
+		return statement.Hash(), errors.Join(fmt.Errorf("couldn't log the withdrawal: %w", err), handed)
+	}
+	if err := ceremony.Logged(done); err != nil {
+		return done.Hash, err
+	}
+	return done.Hash, errors.Join(handed, d.await(ctx, done.Index))
+}
+
+// Export records that a production left the system.
+func (d *Desk) Export(ctx context.Context, h, production codec.Hash, records uint64) (codec.Hash, error) {
+	leaf, _, err := d.log(ctx, &control.Export{Nonce: codec.NewID(), Request: h, Production: production, Records: records})
+	return leaf, err
+}
