@@ -1,8 +1,8 @@
 package blindindex
 
 import (
+	"strings"
 	"unicode"
-	"unicode/utf8"
 
 	"golang.org/x/text/cases"
 	"golang.org/x/text/unicode/norm"
@@ -35,7 +35,7 @@ func Tokenize(text string) []string {
 		}
 	}
 	for i, r := range text {
-		if r != utf8.RuneError && unicode.In(r, unicode.L, unicode.Nd, unicode.M) {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.IsMark(r) {
 			if start < 0 {
 				start = i
 			}
@@ -50,5 +50,19 @@ func Tokenize(text string) []string {
 // normalise returns the one form of texts that differ in compatibility forms and
 // case alone. Folding can undo NFKC, hence the second.
 func normalise(text string) string {
-	return norm.NFKC.String(cases.Fold().String(norm.NFKC.String(text)))
+	return norm.NFKC.String(fold(norm.NFKC.String(text)))
+}
+
+// fold is Unicode's full case folding. That of x/text swaps the cases of Cherokee
+// instead of joining them, in which CaseFolding.txt prefers capitals.
+func fold(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case 0xab70 <= r && r <= 0xabbf:
+			return r - 0xab70 + 0x13a0
+		case 0x13f8 <= r && r <= 0x13fd:
+			return r - 8
+		}
+		return r
+	}, cases.Fold().String(text))
 }
