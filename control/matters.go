@@ -25,7 +25,8 @@ func (h *Hold) apply(s *State, e *entry) error {
 	if _, _, err := s.one(e, RoleReviewer); err != nil {
 		return err
 	}
-	if _, ok := s.matters[h.Matter]; !ok {
+	// A custodian's device is given the hold that names it, and not the matter.
+	if _, ok := s.matters[h.Matter]; !ok && len(s.unopened) == 0 {
 		return conflict("no such matter")
 	}
 	if len(h.Custodians) == 0 || h.FromDay > h.ToDay || len(h.Text) > 4096 {
