@@ -13,7 +13,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-
 )
 
 // HashSize is the length of a Hash in bytes.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"chancery/codec"
+	"chancery/internal/testenv"
 )
 
 func testKey(t testing.TB, seed byte) (ed25519.PrivateKey, ssh.Signer) {
@@ -55,10 +56,7 @@ func TestSignVerify(t *testing.T) {
 
 // TestOpenSSH holds both directions against ssh-keygen itself.
 func TestOpenSSH(t *testing.T) {
-	keygen, err := exec.LookPath("ssh-keygen")
-	if err != nil {
-		t.Skip("ssh-keygen is not installed (Debian package openssh-client)")
-	}
+	keygen := testenv.Program(t, "ssh-keygen", "Debian package openssh-client")
 	dir := t.TempDir()
 	key, signer := testKey(t, 2)
 	block, err := ssh.MarshalPrivateKey(key, "test")

@@ -66,7 +66,9 @@ func (d *Desk) log(ctx context.Context, body control.Body) (codec.Hash, *wire.Su
 
 // await waits until the witnesses have seen the leaf, so that whoever looks at
 // the log after this command sees what it did.
-func (d *Desk) await(ctx context.Context, index int64) error { return Await(ctx, d.Replica, d.Server, index) }
+func (d *Desk) await(ctx context.Context, index int64) error {
+	return Await(ctx, d.Replica, d.Server, index)
+}
 
 // Await syncs the replica until it holds the leaf of that index, or ctx ends.
 func Await(ctx context.Context, r *replica.Replica, src replica.Source, index int64) error {

@@ -1,0 +1,47 @@
+// Package testenv finds what tests need beyond the Go toolchain: programs and
+// data. A test skips by name where something isn't installed; with
+// CHANCERY_REQUIRE=1, as in CI, it fails instead.
+package testenv
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"testing"
+)
+
+func missing(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CHANCERY_REQUIRE") != "" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// Program returns the path of an installed program; from is what provides it.
+func Program(t testing.TB, name, from string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		missing(t, "%s is not installed (%s)", name, from)
+	}
+	return path
+}
+
+// Root returns the repository's root.
+func Root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}
+
+// Data returns the path of a file of the shared test data, which is not part of
+// the repository.
+func Data(t testing.TB, elem ...string) string {
+	t.Helper()
+	path := filepath.Join(append([]string{Root(), "..", "shared", "data"}, elem...)...)
+	if _, err := os.Stat(path); err != nil {
+		missing(t, "test data %s is not there", filepath.Join(elem...))
+	}
+	return path
+}
