@@ -145,53 +145,29 @@ func interpolates(points []*nistec.P256Point, at int, want *nistec.P256Point) bo
 	return left.Equal(sum([]*nistec.P256Point{want}, []*big.Int{d})) == 1
 }
 
-// sum returns Σ c_i·P_i in one pass of shared doublings, four bits at a time
-// (Straus). Its time depends on the coefficients, which must be public, and
-// not on the points.
+// sum returns Σ c_i·P_i in one pass of shared doublings. Its time depends on
+// the coefficients, which are public and have few bits, and not on the points.
 func sum(points []*nistec.P256Point, coefficients []*big.Int) *nistec.P256Point {
-	tables := make([][]*nistec.P256Point, len(points))
+	signed := make([]*nistec.P256Point, len(points))
+	magnitudes := make([]*big.Int, len(points))
 	longest := 0
 	for i, c := range coefficients {
-		top := uint64(15)
-		if c.BitLen() <= 4 {
-			top = new(big.Int).Abs(c).Uint64()
+		signed[i], magnitudes[i] = points[i], new(big.Int).Abs(c)
+		if c.Sign() < 0 {
+			signed[i] = nistec.NewP256Point().Negate(points[i])
 		}
-		tables[i] = multiples(points[i], int(top), c.Sign() < 0)
 		longest = max(longest, c.BitLen())
 	}
 	acc := nistec.NewP256Point()
-	for at := (longest+3)/4 - 1; at >= 0; at-- {
-		for range 4 {
-			acc.Double(acc)
-		}
-		for i, c := range coefficients {
-			if d := nibble(c, at); d > 0 {
-				acc.Add(acc, tables[i][d])
+	for bit := longest - 1; bit >= 0; bit-- {
+		acc.Double(acc)
+		for i, m := range magnitudes {
+			if m.Bit(bit) == 1 {
+				acc.Add(acc, signed[i])
 			}
 		}
 	}
 	return acc
-}
-
-// multiples returns 0·p to top·p, or of -p.
-func multiples(p *nistec.P256Point, top int, negate bool) []*nistec.P256Point {
-	table := []*nistec.P256Point{nistec.NewP256Point()}
-	if negate {
-		p = nistec.NewP256Point().Negate(p)
-	}
-	for k := 1; k <= top; k++ {
-		table = append(table, nistec.NewP256Point().Add(table[k-1], p))
-	}
-	return table
-}
-
-// nibble returns four bits of |c|, the lowest at 0.
-func nibble(c *big.Int, at int) int {
-	word, shift := 4*at/bits.UintSize, 4*at%bits.UintSize
-	if words := c.Bits(); word < len(words) {
-		return int(words[word]>>shift) & 15
-	}
-	return 0
 }
 
 // evaluateAt returns Σ x^k·C_k, a committed polynomial in the exponent at a public x

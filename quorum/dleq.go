@@ -2,15 +2,12 @@ package quorum
 
 import (
 	"bytes"
-	"crypto/elliptic"
 	"fmt"
-	"math/big"
 	"slices"
 
 	"chancery/codec"
 
 	"filippo.io/bigmod"
-	"filippo.io/nistec"
 )
 
 const (
@@ -130,10 +127,10 @@ func challenge(h codec.Hash) *bigmod.Nat {
 
 // parseProof accepts numbers below the order alone, so that a proof has one
 // encoding.
-func parseProof(proof [ProofSize]byte) (c, z *big.Int, err error) {
-	n := elliptic.P256().Params().N
-	c, z = new(big.Int).SetBytes(proof[:ScalarSize]), new(big.Int).SetBytes(proof[ScalarSize:])
-	if c.Cmp(n) >= 0 || z.Cmp(n) >= 0 {
+func parseProof(proof [ProofSize]byte) (c, z *bigmod.Nat, err error) {
+	c, errC := bigmod.NewNat().SetBytes(proof[:ScalarSize], order())
+	z, errZ := bigmod.NewNat().SetBytes(proof[ScalarSize:], order())
+	if errC != nil || errZ != nil {
 		return nil, nil, fmt.Errorf("%w: not canonical", ErrProof)
 	}
 	return c, z, nil
@@ -141,16 +138,16 @@ func parseProof(proof [ProofSize]byte) (c, z *big.Int, err error) {
 
 // recommit returns z·base - c·public, the commitment that a right proof began
 // with.
-func recommit(base, public Point, c, z *big.Int) (Point, error) {
-	b, err := base.point()
+func recommit(base, public Point, c, z *bigmod.Nat) (Point, error) {
+	b, err := multiply(base, z.Bytes(order()))
 	if err != nil {
 		return Point{}, err
 	}
-	p, err := public.point()
+	p, err := multiply(public, c.Bytes(order()))
 	if err != nil {
 		return Point{}, err
 	}
-	r, err := encode(sum([]*nistec.P256Point{b, p}, []*big.Int{z, new(big.Int).Neg(c)}))
+	r, err := encode(b.Add(b, p.Negate(p)))
 	if err != nil {
 		return Point{}, ErrProof // an honest nonce is never zero
 	}

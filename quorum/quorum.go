@@ -15,6 +15,7 @@
 package quorum
 
 import (
+	"crypto/elliptic"
 	"errors"
 	"fmt"
 
@@ -73,7 +74,11 @@ func ParsePoint(b []byte) (Point, error) {
 
 // Generator returns the base point G of P-256.
 func Generator() Point {
-	return Point(nistec.NewP256Point().SetGenerator().Bytes())
+	curve := elliptic.P256().Params()
+	g := Point{4}
+	curve.Gx.FillBytes(g[1 : 1+ScalarSize])
+	curve.Gy.FillBytes(g[1+ScalarSize:])
+	return g
 }
 
 // Validate returns ErrPoint unless p is on the curve.
