@@ -52,8 +52,8 @@ const (
 // Term is what is searched for: one of the four fields and a value in the exact
 // form in which it was indexed.
 type Term struct {
-	Field string
-	Text  string
+	Field string `json:"field"`
+	Text  string `json:"text"`
 }
 
 // Key is an index key, 32 bytes. It is a secret of the conversation's members.
@@ -192,33 +192,40 @@ func (q *Query) tag(envelope codec.Hash) Tag {
 // equals its by chance: once in 2^40 for each tag. The tags are sorted, as Tags
 // and Parse return them.
 func (q *Query) Match(envelope codec.Hash, tags []Tag) bool {
-	want := q.tag(envelope)
+	tag := q.tag(envelope)
+	want := number(tag[:])
 	lo, hi := 0, len(tags)
 	for lo < hi {
-		mid := int(uint(lo+hi) / 2)
-		if compare(tags[mid], want) < 0 {
+		if mid := int(uint(lo+hi) / 2); number(tags[mid][:]) < want {
 			lo = mid + 1
 		} else {
 			hi = mid
 		}
 	}
-	return lo < len(tags) && tags[lo] == want
+	return lo < len(tags) && tags[lo] == tag
 }
 
-// MatchEncoded is Match over tags as Encode writes and Parse takes them.
+// MatchEncoded is Match over tags as Encode writes and Parse takes them, for
+// scanning without a copy.
 func (q *Query) MatchEncoded(envelope codec.Hash, tags []byte) bool {
-	want := q.tag(envelope)
+	tag := q.tag(envelope)
+	want := number(tag[:])
 	n := len(tags) / TagSize
 	lo, hi := 0, n
 	for lo < hi {
-		mid := int(uint(lo+hi) / 2)
-		if bytes.Compare(tags[mid*TagSize:(mid+1)*TagSize], want[:]) < 0 {
+		if mid := int(uint(lo+hi) / 2); number(tags[mid*TagSize:]) < want {
 			lo = mid + 1
 		} else {
 			hi = mid
 		}
 	}
-	return lo < n && Tag(tags[lo*TagSize:]) == want
+	return lo < n && number(tags[lo*TagSize:]) == want
+}
+
+// number returns a tag as a big-endian number, which has the order of its bytes.
+func number(tag []byte) uint64 {
+	_ = tag[TagSize-1]
+	return uint64(binary.BigEndian.Uint32(tag))<<8 | uint64(tag[4])
 }
 
 func extract(secret []byte) []byte {
