@@ -112,6 +112,14 @@ type Parts struct {
 	Proofs [][]byte // 64 bytes each (DLEQ) where the query asked; else none
 }
 
+// ProofContext ties a keyholder's proof of an answer (Query.Proofs), and an
+// opener's proof that an answer was wrong, to one envelope of one request:
+// H("answer-proof", request ‖ H(core)), 32 bytes.
+func ProofContext(request, core codec.Hash) []byte {
+	h := codec.Sum("answer-proof", request[:], core[:])
+	return h[:]
+}
+
 // Suite of answers and productions: MLKEM768-X25519, HKDF-SHA256, AES-256-GCM.
 func suite() (hpke.KEM, hpke.KDF, hpke.AEAD) {
 	return hpke.MLKEM768X25519(), hpke.HKDFSHA256(), hpke.AES256GCM()
