@@ -42,14 +42,19 @@ func participants(t rapid.TB, c Ceremony, keys []*ecdh.PrivateKey) []*Participan
 }
 
 // run lets all participants speak until none has anything to say. tamper may
-// replace what one posts; nothing it returns is dropped silently.
-func run(ps []*Participant, tamper func(Message) []Message) (board []Message, results []*Result, err error) {
+// replace what one posts. Participants refuse a board on which they said what
+// their seed does not (ErrSeed); puppets go on regardless, as the dishonest do.
+func run(ps []*Participant, tamper func(Message) []Message, puppets ...int) (board []Message, results []*Result, err error) {
 	for progress := true; progress; {
 		progress = false
+		results = nil
 		for _, p := range ps {
-			m, _, err := p.Step(board)
+			m, r, err := step(p, board, slices.Contains(puppets, p.index))
 			if err != nil {
 				return board, nil, err
+			}
+			if r != nil {
+				results = append(results, r)
 			}
 			if m == nil {
 				continue
@@ -62,16 +67,30 @@ func run(ps []*Participant, tamper func(Message) []Message) (board []Message, re
 			progress = progress || len(posted) > 0
 		}
 	}
-	for _, p := range ps {
-		_, r, err := p.Step(board)
-		if err != nil {
-			return board, nil, err
-		}
-		if r != nil {
-			results = append(results, r)
-		}
-	}
 	return board, results, nil
+}
+
+func step(p *Participant, board []Message, puppet bool) (*Message, *Result, error) {
+	if !puppet {
+		return p.Step(board)
+	}
+	s, err := replay(&p.ceremony, board)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.round == done {
+		r, err := p.result(s)
+		return nil, r, err
+	}
+	if !slices.Contains(s.waiting(), p.index) {
+		return nil, nil, nil
+	}
+	d, err := p.dealer(s)
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err := p.speak(s, d, s.round)
+	return &Message{Ceremony: s.ID, From: p.index, Round: s.round, Body: body}, nil, err
 }
 
 // works checks that the shares, and any quorum of them, are the key's.
@@ -171,7 +190,7 @@ func TestCeremonyRefuses(t *testing.T) {
 // A participant killed at any moment says the same again, and nothing else.
 func TestRestartNeverEquivocates(t *testing.T) {
 	c, keys := ceremony(t, 2, 4)
-	board, _, err := run(participants(t, c, keys), badShare(t, c, 2, 3))
+	board, _, err := run(participants(t, c, keys), badShare(t, c, 2, 3), 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +203,7 @@ func TestRestartNeverEquivocates(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				m, r, err := p.Step(prefix)
+				m, r, err := step(p, prefix, i+1 == 2)
 				if err != nil {
 					t.Fatalf("keyholder %d after %d messages: %v", i+1, cut, err)
 				}
@@ -220,6 +239,19 @@ func TestRestartNeverEquivocates(t *testing.T) {
 	}
 	if _, _, err := p.Step(board[:4]); !errors.Is(err, ErrSeed) {
 		t.Errorf("lost seed: got %v, want ErrSeed", err)
+	}
+	// Nor where somebody else spoke in its name.
+	honest, _, err := run(participants(t, c, keys), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round, last := range map[int]int{RoundCommit: 1, RoundOpen: 8, RoundDeal: 12} {
+		board := slices.Clone(honest[:last])
+		at := 4 * (round - 1)
+		board[at].Body = flip(board[at].Body)
+		if _, _, err := participants(t, c, keys)[0].Step(board); !errors.Is(err, ErrSeed) {
+			t.Errorf("forged message in round %d: got %v, want ErrSeed", round, err)
+		}
 	}
 	p.Erase()
 	if _, _, err := p.Step(nil); !errors.Is(err, ErrErased) {
@@ -307,60 +339,6 @@ func dishonest(c Ceremony, from int, change func(*opening)) func(Message) []Mess
 
 func sliceOf(s [SeedSize]byte) []byte { return s[:] }
 
-// A participant whose posts are replaced refuses its own board (ErrSeed), as it
-// should; the others' view is what these tests are about. puppet therefore runs
-// the dishonest one without that check.
-func runWithPuppet(ps []*Participant, puppet int, tamper func(Message) []Message) ([]Message, []*Result, error) {
-	var board []Message
-	for progress := true; progress; {
-		progress = false
-		for _, p := range ps {
-			m, err := stepPuppet(p, board, p.index == puppet)
-			if err != nil {
-				return board, nil, err
-			}
-			if m == nil {
-				continue
-			}
-			board = append(board, tamper(*m)...)
-			progress = true
-		}
-	}
-	var results []*Result
-	for _, p := range ps {
-		s, err := replay(&p.ceremony, board)
-		if err != nil {
-			return board, nil, err
-		}
-		if s.round != done {
-			return board, results, nil
-		}
-		r, err := p.result(s)
-		if err != nil {
-			return board, nil, err
-		}
-		results = append(results, r)
-	}
-	return board, results, nil
-}
-
-func stepPuppet(p *Participant, board []Message, puppet bool) (*Message, error) {
-	if !puppet {
-		m, _, err := p.Step(board)
-		return m, err
-	}
-	s, err := replay(&p.ceremony, board)
-	if err != nil || s.round == done || !slices.Contains(s.waiting(), p.index) {
-		return nil, err
-	}
-	d, err := p.dealer(s)
-	if err != nil {
-		return nil, err
-	}
-	body, err := p.speak(s, d)
-	return &Message{Ceremony: s.ID, From: p.index, Round: s.round, Body: body}, err
-}
-
 func TestDealerIsExcluded(t *testing.T) {
 	c, keys := ceremony(t, 3, 5)
 	generator := Generator()
@@ -388,7 +366,7 @@ func TestDealerIsExcluded(t *testing.T) {
 		"justifies zero":    {chain(badShare(t, c, 2, 3), edit(2, RoundJustify, says([][32]byte{{}}))), RoundJustify, "wrong share for 3"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			board, results, err := runWithPuppet(participants(t, c, keys), 2, attack.tamper)
+			board, results, err := run(participants(t, c, keys), attack.tamper, 2)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -447,7 +425,7 @@ func TestJustification(t *testing.T) {
 		"two dealers deal bad": chain(badShare(t, c, 2, 3), badShare(t, c, 1, 3)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			board, results, err := run(participants(t, c, keys), tamper)
+			board, results, err := run(participants(t, c, keys), tamper, 1, 2)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -499,7 +477,7 @@ func TestCeremonyEnds(t *testing.T) {
 		"confirms nothing":  {edit(2, RoundConfirm, func([]byte) []byte { return nil }), 6, "another transcript or key"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			board, _, err := runWithPuppet(participants(t, c, keys), 2, attack.tamper)
+			board, _, err := run(participants(t, c, keys), attack.tamper, 2)
 			var m *Misbehaviour
 			if !errors.As(err, &m) || m.Index != 2 || m.Round != attack.round || !strings.Contains(m.Reason, attack.reason) {
 				t.Fatalf("got %v, want keyholder 2 in round %d: %s", err, attack.round, attack.reason)
@@ -543,7 +521,7 @@ func TestSilence(t *testing.T) {
 			return []Message{m}
 		}
 		tamper = chain(tamper, badShare(t, c, 3, 1)) // so that round 5 comes
-		board, results, err := run(participants(t, c, keys), tamper)
+		board, results, err := run(participants(t, c, keys), tamper, 3)
 		if err != nil || len(results) != 0 {
 			t.Fatalf("round %d: %d results, %v", round, len(results), err)
 		}
@@ -561,7 +539,7 @@ func TestSilence(t *testing.T) {
 func TestTooFewDealers(t *testing.T) {
 	c, keys := ceremony(t, 3, 5)
 	gone := chain(edit(1, RoundDeal, says(0)), edit(2, RoundDeal, says(0)), edit(3, RoundDeal, says(0)))
-	if _, _, err := run(participants(t, c, keys), gone); err == nil || !strings.Contains(err.Error(), "2 dealers left") {
+	if _, _, err := run(participants(t, c, keys), gone, 1, 2, 3); err == nil || !strings.Contains(err.Error(), "2 dealers left") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -659,7 +637,7 @@ func FuzzStep(f *testing.F) {
 		chain(badShare(f, c, 2, 3), edit(2, RoundJustify, flip)),
 		edit(3, RoundDeal, says(0)),
 	} {
-		board, _, err := run(participants(f, c, keys), tamper)
+		board, _, err := run(participants(f, c, keys), tamper, 2, 3)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -667,6 +645,13 @@ func FuzzStep(f *testing.F) {
 			f.Add(codec.Encode(board[:min(cut, len(board))]))
 		}
 	}
+	// What broke once: somebody else dealt in this keyholder's name.
+	board, _, err := run(participants(f, c, keys), nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	board[6].Body = board[7].Body
+	f.Add(codec.Encode(board[:9]))
 	p := participants(f, c, keys)[0]
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var board []Message

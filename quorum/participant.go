@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"bytes"
 	"crypto/ecdh"
 	"errors"
 	"fmt"
@@ -15,10 +16,10 @@ import (
 // SeedSize is the length in bytes of a Participant's seed.
 const SeedSize = 32
 
-// ErrSeed means that the board holds a commitment or an opening in a
+// ErrSeed means that the board holds a commitment, opening or deal in a
 // participant's name which its seed did not make: the seed was lost or replaced, or somebody else speaks
 // for it. The ceremony can't go on.
-var ErrSeed = errors.New("board has an opening that this seed did not make")
+var ErrSeed = errors.New("board has a message that this seed did not make")
 
 // Participant is one keyholder in a ceremony. All that it says follows from its
 // seed, its decryption key and the board, so that one that was restarted says
@@ -99,7 +100,7 @@ func (p *Participant) Step(board []Message) (next *Message, result *Result, err 
 	if !slices.Contains(s.waiting(), p.index) {
 		return nil, nil, nil
 	}
-	body, err := p.speak(s, d)
+	body, err := p.speak(s, d, s.round)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -109,17 +110,26 @@ func (p *Participant) Step(board []Message) (next *Message, result *Result, err 
 // recognise compares what the board has from this keyholder with what its seed
 // says: to go on with another seed would be to equivocate.
 func (p *Participant) recognise(s *state, d *dealer) error {
-	if m, ok := s.said[slot{RoundCommit, p.index}]; ok && string(m.Body) != string(d.commit()) {
-		return fmt.Errorf("round %d: %w", RoundCommit, ErrSeed)
-	}
-	if m, ok := s.said[slot{RoundOpen, p.index}]; ok && string(m.Body) != string(d.open) {
-		return fmt.Errorf("round %d: %w", RoundOpen, ErrSeed)
+	for round := RoundCommit; round <= RoundDeal; round++ {
+		m, ok := s.said[slot{round, p.index}]
+		if !ok {
+			return nil
+		}
+		body, err := p.speak(s, d, round)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(m.Body, body) {
+			return fmt.Errorf("round %d: %w", round, ErrSeed)
+		}
 	}
 	return nil
 }
 
-func (p *Participant) speak(s *state, d *dealer) ([]byte, error) {
-	switch s.round {
+// speak returns the body for a round; for the first three it depends on the
+// seed alone.
+func (p *Participant) speak(s *state, d *dealer, round int) ([]byte, error) {
+	switch round {
 	case RoundCommit:
 		return d.commit(), nil
 	case RoundOpen:
