@@ -128,13 +128,13 @@ func (f *Follower) Policy() *Policy { return f.policy }
 
 // SetPolicy puts another policy in force for checkpoints to come, such as when
 // a control leaf replaces a witness. It returns ErrPolicy, or ErrOrigin where
-// the policy is for another log, wrapped.
+// the policy is for another log or another key of it, wrapped.
 func (f *Follower) SetPolicy(policy *Policy) error {
 	if err := policy.Check(); err != nil {
 		return err
 	}
-	if policy.Log.Origin != f.policy.Log.Origin {
-		return fmt.Errorf("%.120q, not %.120q: %w", policy.Log.Origin, f.policy.Log.Origin, ErrOrigin)
+	if policy.Log != f.policy.Log {
+		return fmt.Errorf("%.200q, not %.200q: %w", policy.Log, f.policy.Log, ErrOrigin)
 	}
 	f.policy = policy
 	return nil

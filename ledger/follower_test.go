@@ -198,3 +198,31 @@ func TestRestoreFollowerRefuses(t *testing.T) {
 		t.Errorf("a checkpoint without the new quorum is fresh: %v", err)
 	}
 }
+
+func TestSetPolicy(t *testing.T) {
+	w := newWorld(t)
+	m := newMemory(t, 3, "a")
+	f, _ := NewFollower(w.policy)
+	smaller := *w.policy
+	smaller.Witnesses, smaller.Quorum = smaller.Witnesses[2:], 1
+	if err := f.SetPolicy(&smaller); err != nil {
+		t.Fatal(err)
+	}
+	// The witnesses of before no longer count.
+	if _, err := f.Advance(w.sign(t, m, 3, w.witnesses[:2]...), m.entries); !errors.Is(err, ErrUnwitnessed) {
+		t.Errorf("replaced witnesses: %v", err)
+	}
+	for name, change := range map[string]func(p *Policy){
+		"origin": func(p *Policy) { p.Log.Origin += "x" },
+		"key":    func(p *Policy) { p.Log.Key[0] ^= 1 },
+	} {
+		other := smaller
+		change(&other)
+		if err := f.SetPolicy(&other); !errors.Is(err, ErrOrigin) {
+			t.Errorf("another %s: %v", name, err)
+		}
+	}
+	if err := f.SetPolicy(&Policy{Log: w.policy.Log}); !errors.Is(err, ErrPolicy) {
+		t.Errorf("no quorum: %v", err)
+	}
+}

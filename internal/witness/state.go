@@ -31,6 +31,18 @@ func LoadOrCreateKey(dir string, random io.Reader) (ed25519.PrivateKey, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("couldn't create witness directory: %w", err)
 	}
+	// Of two processes that find no key only one may make it.
+	held, err := lock(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer held.Close()
+	if key, err := readKey(path); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	if err := removeLeftovers(dir); err != nil {
+		return nil, fmt.Errorf("couldn't remove leftovers: %w", err)
+	}
 	seed := make([]byte, ed25519.SeedSize)
 	defer clear(seed)
 	if _, err := io.ReadFull(random, seed); err != nil {
@@ -41,8 +53,7 @@ func LoadOrCreateKey(dir string, random io.Reader) (ed25519.PrivateKey, error) {
 	if err := writeDurably(path, text, nil); err != nil {
 		return nil, fmt.Errorf("couldn't write the witness key: %w", err)
 	}
-	// Read it back: a second process may have won the race to create it.
-	return readKey(path)
+	return ed25519.NewKeyFromSeed(seed), nil
 }
 
 func readKey(path string) (ed25519.PrivateKey, error) {

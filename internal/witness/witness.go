@@ -69,22 +69,23 @@ type Config struct {
 	// Now is the clock that cosignatures are stamped with.
 	Now func() time.Time
 	// OnError, where not nil, is told of errors that the client only learns of
-	// as internal, and of requests that contradict what was cosigned, with the
-	// note that proves it. It may be called from several goroutines at once.
+	// as internal, and by an *Unproven of checkpoints that don't follow from
+	// the last. It may be called from several goroutines at once, and the log
+	// in question waits for it.
 	OnError func(error)
 }
 
-// Contradiction is what OnError is told when a log signed a checkpoint that
-// does not follow from the one that the witness cosigned last. Both notes are
-// kept as evidence; without a proof between them they only convict where the
-// sizes are equal.
-type Contradiction struct {
+// Unproven is what OnError is told when a log's signed checkpoint came without
+// proof that it follows from the one cosigned last. Where the sizes are equal
+// the two notes alone convict the log (ledger.Fork); otherwise the proof may
+// just have been wrong.
+type Unproven struct {
 	Held    []byte
 	Offered []byte
 }
 
-func (e *Contradiction) Error() string {
-	return "a log signed a checkpoint that contradicts the one cosigned before"
+func (e *Unproven) Error() string {
+	return "a signed checkpoint came without proof that it extends the one cosigned before"
 }
 
 // Run serves until ctx ends, then lets running requests finish for up to five
@@ -142,6 +143,7 @@ type state struct {
 	size   int64
 	root   tlog.Hash
 	signed []byte // nil before the first cosignature
+	closed bool   // the directory may be another process's
 }
 
 func open(cfg Config) (*witness, error) {
@@ -204,7 +206,17 @@ func (w *witness) load(logs []ledger.LogKey) error {
 	return nil
 }
 
-func (w *witness) close() { w.lock.Close() }
+// close waits for requests that are being answered, turns later ones away and
+// only then lets another process have the directory: what it would load must
+// not change under it.
+func (w *witness) close() {
+	for _, s := range w.logs {
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+	}
+	w.lock.Close()
+}
 
 // ServeHTTP answers POST /add-checkpoint and GET /<origin hash>/checkpoint.
 func (w *witness) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
@@ -310,12 +322,15 @@ func (w *witness) add(body []byte) ([]byte, error) {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errors.New("couldn't cosign: the witness has ended")
+	}
 	if req.old != s.size {
 		return nil, &refusal{status: http.StatusConflict, text: "old size is not the last cosigned", size: s.size}
 	}
 	if err := s.extends(c, req.proof); err != nil {
 		if s.signed != nil {
-			w.onError(&Contradiction{Held: s.signed, Offered: req.signed})
+			w.onError(&Unproven{Held: s.signed, Offered: req.signed})
 		}
 		return nil, &refusal{status: http.StatusUnprocessableEntity, text: err.Error()}
 	}
