@@ -538,6 +538,22 @@ func TestCheckAccuses(t *testing.T) {
 	}
 }
 
+// TestInventedIndexSeed: an index envelope has no record, and its commitment still
+// opens to its own seed alone, so that an invented seed accuses nobody.
+func TestInventedIndexSeed(t *testing.T) {
+	k := newKeys(t, "escrow")
+	s := seal(t, k, testSeed("index"), nil)
+	if err := Check(k.pub, s.core, s.seed, nil, &s.proof, &s.tag); err != nil {
+		t.Fatal(err)
+	}
+	if err := Check(k.pub, s.core, testSeed("invented"), nil, &s.proof, &s.tag); !errors.Is(err, ErrCommitment) {
+		t.Errorf("invented seed: got %v, want ErrCommitment", err)
+	}
+	if err := Check(k.pub, s.core, s.seed, []byte{0x80}, &s.proof, &s.tag); !errors.Is(err, codec.ErrEncoding) {
+		t.Errorf("invented record: got %v, want ErrEncoding", err)
+	}
+}
+
 // TestSameRecordOtherBytes: the archive holds the bytes sent. Another encoding of
 // the same text is not refused as a fraud: its commitment just doesn't open.
 func TestSameRecordOtherBytes(t *testing.T) {

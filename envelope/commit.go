@@ -71,6 +71,14 @@ func commit(prk, record []byte) (codec.Hash, error) {
 	if err != nil {
 		return codec.Hash{}, err
 	}
+	if len(fields) == 0 {
+		// Without a leaf, C would open to every seed, and anyone could invent one
+		// that convicts the sender of an index envelope.
+		key := fieldKey(prk, 0)
+		defer clear(key[:])
+		leaf := FieldLeaf(0, key, nil)
+		return codec.Sum("commit", []byte{0}, leaf[:]), nil
+	}
 	leaves := make([]codec.Hash, len(fields))
 	for i, f := range fields {
 		key := fieldKey(prk, i)
@@ -99,8 +107,8 @@ func FieldLeaf(i int, key [32]byte, field []byte) codec.Hash {
 	return codec.Sum("field", []byte{byte(i)}, key[:], field)
 }
 
-// CommitmentOf returns C = H("commit" ‖ count ‖ leaf_0 ‖ …) of at most MaxFields
-// leaves. A partial production shows fields with their keys and the other leaves
+// CommitmentOf returns C = H("commit" ‖ count ‖ leaf_0 ‖ …) of a record of 1 to
+// MaxFields fields. A partial production shows fields with their keys and the other leaves
 // as they are.
 func CommitmentOf(leaves []codec.Hash) codec.Hash {
 	buf := make([]byte, 0, 1+len(leaves)*codec.HashSize)

@@ -29,7 +29,8 @@ const (
 // are what the commitment covers one by one. It takes any definite array of at
 // most MaxFields elements in deterministic encoding (RFC 8949 §4.2.1), of any
 // version, without tags and floating-point numbers, which no record has. The
-// empty byte string has no fields. The results alias record.
+// empty byte string has no fields, and is the one record that has none. The
+// results alias record.
 //
 // It returns codec.ErrEncoding, or codec.ErrSize for more than MaxRecordSize
 // bytes or MaxFields fields. Memory is bounded by MaxFields, work by
@@ -47,6 +48,9 @@ func Fields(record []byte) ([][]byte, error) {
 		return nil, err
 	case major != majorArray:
 		return nil, fmt.Errorf("record is no array: %w", codec.ErrEncoding)
+	case n == 0:
+		// A second record without fields would open the same commitment.
+		return nil, fmt.Errorf("record of an empty array: %w", codec.ErrEncoding)
 	case n > MaxFields:
 		return nil, fmt.Errorf("record of %d fields: %w", n, codec.ErrSize)
 	}

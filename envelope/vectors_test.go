@@ -142,6 +142,9 @@ func makeVectors(t *testing.T) *vectorSet {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if len(fields) == 0 {
+			fields = [][]byte{nil} // the one leaf of a record without fields
+		}
 		for i, f := range fields {
 			key := FieldKey(s.seed, i)
 			leaf := FieldLeaf(i, key, f)
@@ -284,6 +287,10 @@ func invalidVectors(t *testing.T, k *keys) []vector {
 	})
 	add("commitment: of another seed", "commitment", func(s *sealed) {
 		s.seed = testSeed("other")
+		plain(s, pad(s.seed, s.record))
+	})
+	add("record: empty array", "encoding", func(s *sealed) {
+		s.record = []byte{0x80}
 		plain(s, pad(s.seed, s.record))
 	})
 	add("record: no array", "encoding", func(s *sealed) {
