@@ -1,0 +1,110 @@
+package client
+
+import (
+	"errors"
+
+	"chancery/codec"
+	"chancery/manifest"
+)
+
+// Errors of Groups, which a device tells apart.
+var (
+	// ErrReplay means that a ciphertext's key was used before, or is older than
+	// one that was.
+	ErrReplay = errors.New("ciphertext was received before")
+	// ErrRemoved means that a commit removes this device from the group.
+	ErrRemoved = errors.New("this device is removed from the group")
+	// ErrNoGroup means that the device is not, or no longer, in the group.
+	ErrNoGroup = errors.New("not in this group")
+	// ErrEpoch means that a commit or ciphertext is of an epoch that the group is
+	// not in, or whose keys are gone.
+	ErrEpoch = errors.New("another epoch than the group's")
+	// ErrCredential means that a leaf of the group is not a device of the control
+	// log, or not with that device's key.
+	ErrCredential = errors.New("leaf is not a device of the organisation")
+)
+
+// Credentials decides whether a leaf of a group may stand there: device is the
+// hash of a control leaf, key the leaf's signature key. Fresh is true where the
+// leaf enters the group or speaks by the step at hand, so that a device which
+// was revoked since it joined is refused only where it acts. An error keeps the
+// group as it was.
+type Credentials func(device codec.Hash, key codec.PublicKey, fresh bool) error
+
+// Groups is the MLS state of one device (RFC 9420), behind operations: no key
+// leaves it. A group's id is its conversation's 16 bytes, a leaf's basic
+// credential the 32 bytes of the device's control leaf, its signature key the
+// device's.
+//
+// No method changes what is on disk: Changes hands over what has to be written
+// before the result of a method is acted on. A method that returns an error has
+// changed nothing. An implementation need not be safe for concurrent use.
+type Groups interface {
+	// KeyPackages makes n single-use KeyPackages (RFC 9420 §10).
+	KeyPackages(n int) ([][]byte, error)
+	// Stocked returns how many of them no Welcome has used.
+	Stocked() (int, error)
+	// Create makes a group of one, at epoch 0.
+	Create(conversation codec.ID) (*Epoch, error)
+	// Add stages the commit that adds the devices of KeyPackages; Remove the one
+	// that removes devices. The group lives in its old epoch until Merge.
+	Add(conversation codec.ID, keyPackages [][]byte, check Credentials) (*Step, error)
+	Remove(conversation codec.ID, devices []codec.Hash) (*Step, error)
+	// Merge enters the epoch of the staged commit; Discard forgets the commit.
+	Merge(conversation codec.ID) error
+	Discard(conversation codec.ID)
+	// Join enters a group by its Welcome, which must carry the ratchet tree.
+	Join(welcome []byte, check Credentials) (*Epoch, error)
+	// Process enters the epoch of another member's commit. It returns ErrRemoved
+	// where the commit, authentic, removes this device, ErrEpoch, ErrCredential.
+	Process(conversation codec.ID, commit []byte, check Credentials) (*Epoch, error)
+	// Forget erases a group.
+	Forget(conversation codec.ID) error
+	// Encrypt returns an MLSMessage of the current epoch, with ad in clear. The
+	// key is spent even if the message is never sent.
+	Encrypt(conversation codec.ID, plaintext, ad []byte) ([]byte, error)
+	// Decrypt opens an MLSMessage of the current epoch or one of the last before
+	// it. It returns ErrReplay and ErrEpoch among others.
+	Decrypt(conversation codec.ID, ciphertext []byte) (*Plaintext, error)
+	// Epoch returns the epoch that the group is in.
+	Epoch(conversation codec.ID) (*Epoch, error)
+	// Changes returns what has changed since it was last called, for one durable
+	// write. Names are unique to the device and values secret.
+	Changes() ([]Change, error)
+	// Revert forgets all that was not written, after a write that failed.
+	Revert()
+}
+
+// NewGroups makes the MLS state of a device from its signing key's 32-byte seed
+// and what load returns for the names that Changes has handed over: nil where
+// nothing is stored.
+type NewGroups func(device codec.Hash, seed []byte, load func(name string) ([]byte, error)) (Groups, error)
+
+// Change is one name's new value, nil where the name is gone.
+type Change struct {
+	Name  string
+	Value []byte
+}
+
+// Epoch is what the members of a group agree on in one epoch.
+type Epoch struct {
+	Conversation codec.ID
+	Number       uint64
+	Transcript   []byte // confirmed transcript hash, 32 bytes; empty at epoch 0
+	Roster       manifest.Roster
+}
+
+// Step is a staged commit: the epoch it leads to, the MLS commit for the members
+// and the Welcome for those it adds, empty where it adds none.
+type Step struct {
+	Epoch
+	Commit, Welcome []byte
+}
+
+// Plaintext is an opened ciphertext.
+type Plaintext struct {
+	Data   []byte
+	AD     []byte
+	Sender codec.Hash // the device whose leaf signed it
+	Epoch  uint64
+}
