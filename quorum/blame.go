@@ -8,6 +8,8 @@ import "fmt"
 // does not disclose. In CBOR it is the array [holder, answered, right, proof].
 //
 // That the keyholder answered so is for its signature on the answer to show.
+// Right is a partial: t-1 keyholders who learn it have a quorum for E, so a
+// Fault is not for everybody (spec/quorum.md#blame).
 type Fault struct {
 	_        struct{} `cbor:",toarray"`
 	Holder   int
