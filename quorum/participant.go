@@ -74,6 +74,10 @@ func (p Participant) Format(f fmt.State, _ rune) {
 // where it waits for others. Once all n have confirmed it returns the result
 // instead. Until its message is on the board it returns the same one again.
 //
+// The board must only ever grow from call to call, which the caller knows from
+// the log's witnessed checkpoints: a Participant remembers nothing, and would
+// confirm one key in each of two histories.
+//
 // An error is a *Misbehaviour that ends the ceremony, ErrSeed, ErrErased, or a
 // failure of the decryption key that says nothing about anybody: the caller may
 // try again.
