@@ -15,8 +15,8 @@ import (
 // over changed them, or the log forked: ProveFork tells.
 var ErrEntries = errors.New("entries do not continue the log to this checkpoint")
 
-// Fork is proof that a log signed, and witnesses cosigned, two histories. It
-// convicts without trust in whoever shows it.
+// Fork is proof that a log signed two histories, and, by Check, that a
+// quorum cosigned each. It convicts without trust in whoever shows it.
 type Fork struct {
 	_       struct{} `cbor:",toarray"`
 	Held    []byte   // the signed checkpoint of m leaves
@@ -45,15 +45,33 @@ func ParseFork(data []byte) (*Fork, error) {
 	return &f, nil
 }
 
-// Check returns nil where f proves a fork of the policy's log: both
-// checkpoints verify under policy, and they contradict each other. It returns
-// Policy.Verify's errors, ErrProof or ErrSize, wrapped.
+// Check returns nil where f proves a fork against the log and each witness
+// that cosigned both: both checkpoints verify under policy, and they contradict
+// each other. A quorum above half of the witnesses makes sure that there is
+// such a one. It returns Policy.Verify's errors, ErrProof or ErrSize, wrapped.
 func (f *Fork) Check(policy *Policy) error {
-	held, err := policy.Verify(f.Held)
+	return f.check(func(signed []byte) (Checkpoint, error) {
+		c, err := policy.Verify(signed)
+		if err != nil {
+			return Checkpoint{}, err
+		}
+		return c.Checkpoint, nil
+	})
+}
+
+// CheckLog returns nil where f proves a fork against the log alone: it signed
+// both checkpoints, whoever cosigned them, and they contradict each other. It
+// returns OpenUnwitnessed's errors, ErrProof or ErrSize, wrapped.
+func (f *Fork) CheckLog(log LogKey) error {
+	return f.check(func(signed []byte) (Checkpoint, error) { return OpenUnwitnessed(log, signed) })
+}
+
+func (f *Fork) check(verify func(signed []byte) (Checkpoint, error)) error {
+	held, err := verify(f.Held)
 	if err != nil {
 		return fmt.Errorf("held checkpoint: %w", err)
 	}
-	offered, err := policy.Verify(f.Offered)
+	offered, err := verify(f.Offered)
 	if err != nil {
 		return fmt.Errorf("offered checkpoint: %w", err)
 	}

@@ -109,6 +109,14 @@ func TestProveFork(t *testing.T) {
 	if err := parsed.Check(w.policy); err != nil {
 		t.Fatal(err)
 	}
+	// Without the witnesses the log stands convicted alone.
+	alone := &Fork{Held: held.Note, Offered: w.sign(t, rewritten, 33), Prefix: fork.Prefix, Proof: fork.Proof}
+	if err := alone.CheckLog(w.policy.Log); err != nil {
+		t.Error(err)
+	}
+	if err := alone.Check(w.policy); !errors.Is(err, ErrUnwitnessed) {
+		t.Errorf("the witnesses stand convicted, too: %v", err)
+	}
 	if honest, err := ProveFork(held, verify(branch, 33), branch); err != nil || honest != nil {
 		t.Errorf("an honest continuation was accused: %v, %v", honest, err)
 	}
@@ -124,7 +132,7 @@ func TestProveFork(t *testing.T) {
 		"prefix at one size":   {Held: held.Note, Offered: verify(rewritten, 20).Note, Prefix: held.Root},
 		"unwitnessed":          {Held: held.Note, Offered: w.sign(t, rewritten, 33, w.witnesses[0]), Prefix: fork.Prefix, Proof: fork.Proof},
 	} {
-		if f.Check(w.policy) == nil {
+		if f.Check(w.policy) == nil || (name != "unwitnessed" && f.CheckLog(w.policy.Log) == nil) {
 			t.Errorf("%s: convicts", name)
 		}
 	}

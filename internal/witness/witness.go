@@ -77,7 +77,7 @@ type Config struct {
 
 // Unproven is what OnError is told when a log's signed checkpoint came without
 // proof that it follows from the one cosigned last. Where the sizes are equal
-// the two notes alone convict the log (ledger.Fork); otherwise the proof may
+// the two notes convict the log (ledger.Fork.CheckLog); otherwise the proof may
 // just have been wrong.
 type Unproven struct {
 	Held    []byte
