@@ -187,9 +187,11 @@ func Seal(pub *PublicKey, header []byte, seed *Seed, record []byte) (*Envelope, 
 // carries, the proof and the tag (spec/envelope.md#checking). The record is the
 // bytes received, never a re-encoding of what they say.
 //
-// It returns ErrVersion for a header it does not know, ErrCommitment where the
-// commitment does not open, which accuses nobody, and ErrMismatch, ErrProof or
-// ErrTag where it opens and the sender is thereby convicted.
+// It returns ErrVersion for a header it does not know; codec.ErrEncoding,
+// codec.ErrSize or ErrCommitment where the commitment does not open, which
+// accuses nobody; and ErrMismatch, ErrProof or ErrTag where it opens and the
+// sender is thereby convicted. The caller makes sure that pub is the key that
+// the header names: with another, an honest sender looks guilty.
 func Check(pub *PublicKey, core *Core, seed *Seed, record []byte, proof *Proof, tag *[TagSize]byte) error {
 	env, secrets, err := Seal(pub, core.Header, seed, record)
 	if err != nil {
