@@ -240,6 +240,21 @@ func TestFIPSOnly(t *testing.T) {
 		if _, _, err := Seal(pub, nil, new(Seed), nil); !errors.Is(err, ErrFIPS) {
 			t.Fatalf("got %v, want ErrFIPS", err)
 		}
+		set, k := publishedVectors(t)
+		v := set.Valid[0]
+		env, err := Parse(v.Envelope)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, record, err := Open(k.priv, v.Header, env); err != nil || !bytes.Equal(record, v.Record) {
+			t.Fatalf("doesn't open: %v", err)
+		}
+		if err := VerifyProof(env.E(), codec.Hash(v.CoreHash), (*Proof)(v.Proof)); err != nil {
+			t.Fatal(err)
+		}
+		if err := VerifyTag(v.MLKEMSecret, codec.Hash(v.CoreHash), (*[TagSize]byte)(v.Tag)); err != nil {
+			t.Fatal(err)
+		}
 		return
 	}
 	exe, err := os.Executable()

@@ -362,9 +362,10 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// TestPublishedVectors reads the published file alone, as another implementation
+// publishedVectors reads the published file alone, as another implementation
 // does.
-func TestPublishedVectors(t *testing.T) {
+func publishedVectors(t *testing.T) (*vectorSet, *keys) {
+	t.Helper()
 	data, err := os.ReadFile(vectorFile)
 	if err != nil {
 		t.Fatal(err)
@@ -389,6 +390,11 @@ func TestPublishedVectors(t *testing.T) {
 	if k.pub, err = NewPublicKey(set.EscrowKey.Point, set.EscrowKey.MLKEM); err != nil {
 		t.Fatal(err)
 	}
+	return &set, k
+}
+
+func TestPublishedVectors(t *testing.T) {
+	set, k := publishedVectors(t)
 	for _, v := range set.Valid {
 		if err := audit(k, &v.vector); err != nil {
 			t.Errorf("%s: %v", v.Name, err)
