@@ -364,6 +364,14 @@ func (f *File) share(ceremony codec.ID) (*quorum.Share, error) {
 	return s, nil
 }
 
+// HasShare reports whether the share of a ceremony is here.
+func (f *File) HasShare(ceremony codec.ID) bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	_, ok := f.shares[ceremony]
+	return ok
+}
+
 // Partial returns the share of a ceremony times E, 65 bytes. Unguarded this is
 // a Diffie-Hellman oracle: whoever calls it has checked that the sender of E
 // knows its logarithm and that the answer was approved. It returns ErrRole,
