@@ -1,0 +1,289 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"chancery/codec"
+	"chancery/manifest"
+)
+
+var errStop = errors.New("enough")
+
+// hash and id scan byte columns of one size.
+type (
+	hash struct{ to *codec.Hash }
+	id   struct{ to *codec.ID }
+)
+
+func (h hash) Scan(v any) error { return fixed(h.to[:], v) }
+func (i id) Scan(v any) error   { return fixed(i.to[:], v) }
+
+func fixed(to []byte, v any) error {
+	b, ok := v.([]byte)
+	if !ok || len(b) != len(to) {
+		return fmt.Errorf("want %d bytes", len(to))
+	}
+	copy(to, b)
+	return nil
+}
+
+// Openings calls f with the encoded opening of each sealed control leaf from an
+// index on, in order.
+func (s *Store) Openings(ctx context.Context, from int64, f func(index int64, opening []byte) error) error {
+	return s.each(ctx, func(r *sql.Rows) error {
+		var index int64
+		var opening []byte
+		if err := r.Scan(&index, &opening); err != nil {
+			return err
+		}
+		return f(index, opening)
+	}, `SELECT idx, opening FROM openings WHERE idx >= ? ORDER BY idx`, from)
+}
+
+// Pending calls f with each statement that waits for signatures, oldest first.
+func (s *Store) Pending(ctx context.Context, f func(hash codec.Hash, body []byte, since int64) error) error {
+	return s.each(ctx, func(r *sql.Rows) error {
+		var h codec.Hash
+		var body []byte
+		var since int64
+		if err := r.Scan(hash{&h}, &body, &since); err != nil {
+			return err
+		}
+		return f(h, body, since)
+	}, `SELECT hash, body, since FROM pending ORDER BY since, hash`)
+}
+
+// Members calls f with each member's name.
+func (s *Store) Members(ctx context.Context, f func(member codec.ID, name string) error) error {
+	return s.each(ctx, func(r *sql.Rows) error {
+		var m codec.ID
+		var name string
+		if err := r.Scan(id{&m}, &name); err != nil {
+			return err
+		}
+		return f(m, name)
+	}, `SELECT id, name FROM members ORDER BY id`)
+}
+
+// KeyPackages returns how many KeyPackages a device has in stock.
+func (s *Store) KeyPackages(ctx context.Context, device codec.Hash) (int, error) {
+	var n int
+	err := s.one(ctx, []any{&n}, `SELECT COUNT(*) FROM keypackages WHERE device = ?`, device[:])
+	return n, err
+}
+
+// Conversations calls f with each conversation, the heads' own among them.
+func (s *Store) Conversations(ctx context.Context, f func(c *Conversation) error) error {
+	return s.each(ctx, func(r *sql.Rows) error {
+		c := new(Conversation)
+		var epoch, removal, positions int64
+		if err := r.Scan(id{&c.ID}, &epoch, &removal, hash{&c.Commit}, &positions, hash{&c.Leaf}, &c.Last); err != nil {
+			return err
+		}
+		c.Epoch, c.Removal, c.Positions = uint64(epoch), uint64(removal), uint64(positions)
+		return f(c)
+	}, `SELECT id, epoch, removal, commitment, positions, leaf, last FROM conversations ORDER BY id`)
+}
+
+// Epoch returns the epoch of a commit statement, or ErrNotFound.
+func (s *Store) Epoch(ctx context.Context, statement codec.Hash) (*Epoch, error) {
+	e := &Epoch{Hash: statement}
+	var epoch int64
+	var roster []byte
+	err := s.one(ctx, []any{id{&e.Conversation}, &epoch, &e.Leaf, &roster},
+		`SELECT conversation, epoch, leaf, roster FROM epochs WHERE hash = ?`, statement[:])
+	if err != nil {
+		return nil, err
+	}
+	e.Epoch = uint64(epoch)
+	e.Roster, err = unpackRoster(roster)
+	return e, err
+}
+
+// Memberships calls f with each membership, oldest first.
+func (s *Store) Memberships(ctx context.Context, f func(m *Membership) error) error {
+	return s.each(ctx, func(r *sql.Rows) error {
+		m := new(Membership)
+		var epoch int64
+		if err := r.Scan(hash{&m.Device}, id{&m.Conversation}, &m.Since, &epoch, &m.Until); err != nil {
+			return err
+		}
+		m.Epoch = uint64(epoch)
+		return f(m)
+	}, `SELECT device, conversation, since, epoch, until FROM memberships ORDER BY since, device`)
+}
+
+const leafColumns = `idx, kind, conversation, position, epoch, device, COALESCE(seq, -1), COALESCE(core, zeroblob(32)),
+	envelope_kind, day, object, receipt, envelope, tags`
+
+func scanLeaf(scan func(dest ...any) error) (*Leaf, error) {
+	l := new(Leaf)
+	var kind, position, epoch, seq, envelopeKind, day int64
+	err := scan(&l.Index, &kind, id{&l.Conversation}, &position, &epoch, hash{&l.Device}, &seq, hash{&l.Core},
+		&envelopeKind, &day, &l.Object, &l.Receipt, &l.Envelope, &l.Tags)
+	if err != nil {
+		return nil, err
+	}
+	l.Kind, l.Position, l.Epoch, l.Chained = manifest.LeafKind(kind), uint64(position), uint64(epoch), seq >= 0
+	l.Seq = uint64(max(seq, 0))
+	l.EnvelopeKind, l.Day = uint8(envelopeKind), uint32(day)
+	return l, nil
+}
+
+// Leaf returns a leaf by its index, or ErrNotFound.
+func (s *Store) Leaf(ctx context.Context, index int64) (*Leaf, error) {
+	return s.leaf(ctx, `idx = ?`, index)
+}
+
+// LeafByCore returns the leaf of a core, or ErrNotFound.
+func (s *Store) LeafByCore(ctx context.Context, core codec.Hash) (*Leaf, error) {
+	return s.leaf(ctx, `core = ?`, core[:])
+}
+
+func (s *Store) leaf(ctx context.Context, where string, args ...any) (*Leaf, error) {
+	var out *Leaf
+	err := s.each(ctx, func(r *sql.Rows) (err error) {
+		out, err = scanLeaf(r.Scan)
+		return err
+	}, `SELECT `+leafColumns+` FROM leaves WHERE `+where, args...)
+	if err == nil && out == nil {
+		err = ErrNotFound
+	}
+	return out, err
+}
+
+// Chain returns a device's place in a conversation: the beginning where it has
+// sent nothing.
+func (s *Store) Chain(ctx context.Context, device codec.Hash, conversation codec.ID) (*Chain, error) {
+	c := &Chain{Device: device, Conversation: conversation}
+	var next int64
+	err := s.one(ctx, []any{&next, hash{&c.Prev}}, `SELECT next, prev FROM chains WHERE device = ? AND conversation = ?`, device[:], conversation[:])
+	c.Next = uint64(next)
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return c, err
+}
+
+// LeafAt returns a conversation's leaf at a position, or ErrNotFound.
+func (s *Store) LeafAt(ctx context.Context, conversation codec.ID, position uint64) (*Leaf, error) {
+	return s.leaf(ctx, `conversation = ? AND position = ?`, conversation[:], int64(position))
+}
+
+// Queued is a leaf as a queue delivers it.
+type Queued struct {
+	Leaf
+	Body    []byte
+	Welcome []byte
+}
+
+// Queue returns up to limit leaves of a conversation from index from on and
+// below index to, with their ciphertexts as far as they are still there.
+func (s *Store) Queue(ctx context.Context, conversation codec.ID, from, to int64, limit int) ([]*Queued, error) {
+	var out []*Queued
+	err := s.each(ctx, func(r *sql.Rows) error {
+		q := new(Queued)
+		var kind, position, epoch int64
+		err := r.Scan(&q.Index, &kind, &position, &epoch, hash{&q.Device}, &q.Object, &q.Receipt, &q.Tags, &q.Body, &q.Welcome)
+		q.Conversation, q.Kind, q.Position, q.Epoch = conversation, manifest.LeafKind(kind), uint64(position), uint64(epoch)
+		out = append(out, q)
+		return err
+	}, `SELECT l.idx, l.kind, l.position, l.epoch, l.device, l.object, l.receipt, l.tags, COALESCE(b.body, x''), COALESCE(b.welcome, x'')
+		FROM leaves l LEFT JOIN bodies b ON b.idx = l.idx
+		WHERE l.conversation = ? AND l.idx >= ? AND l.idx < ? ORDER BY l.idx LIMIT ?`, conversation[:], from, to, limit)
+	return out, err
+}
+
+// Range returns the first and last position of a conversation's envelopes that
+// a request may open (records, index envelopes, captures) of the given days, both included, and false where there are none.
+func (s *Store) Range(ctx context.Context, conversation codec.ID, fromDay, toDay uint32) (first, last uint64, ok bool, err error) {
+	var lo, hi sql.NullInt64
+	err = s.one(ctx, []any{&lo, &hi}, `SELECT MIN(position), MAX(position) FROM leaves
+		WHERE conversation = ? AND kind = 1 AND envelope_kind IN (1, 2, 5) AND day >= ? AND day <= ?`, conversation[:], int64(fromDay), int64(toDay))
+	return uint64(lo.Int64), uint64(hi.Int64), lo.Valid, err
+}
+
+// Leaves calls f with a conversation's leaves between two positions, both
+// included, until it returns false.
+func (s *Store) Leaves(ctx context.Context, conversation codec.ID, first, last uint64, f func(l *Leaf) bool) error {
+	err := s.each(ctx, func(r *sql.Rows) error {
+		l, err := scanLeaf(r.Scan)
+		if err == nil && !f(l) {
+			return errStop
+		}
+		return err
+	}, `SELECT `+leafColumns+` FROM leaves WHERE conversation = ? AND position >= ? AND position <= ? ORDER BY position`,
+		conversation[:], int64(first), int64(last))
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	return err
+}
+
+// Cursors calls f with the place of each device's queue.
+func (s *Store) Cursors(ctx context.Context, f func(device codec.Hash, cursor uint64) error) error {
+	return s.each(ctx, func(r *sql.Rows) error {
+		var d codec.Hash
+		var cursor int64
+		if err := r.Scan(hash{&d}, &cursor); err != nil {
+			return err
+		}
+		return f(d, uint64(cursor))
+	}, `SELECT device, cursor FROM cursors`)
+}
+
+// Notice is a queued notice.
+type Notice struct {
+	Cursor uint64
+	Body   []byte
+}
+
+// Notices returns a device's notices after a cursor, in order.
+func (s *Store) Notices(ctx context.Context, device codec.Hash, after uint64) ([]Notice, error) {
+	var out []Notice
+	err := s.each(ctx, func(r *sql.Rows) error {
+		var n Notice
+		var cursor int64
+		err := r.Scan(&cursor, &n.Body)
+		n.Cursor = uint64(cursor)
+		out = append(out, n)
+		return err
+	}, `SELECT cursor, body FROM notices WHERE device = ? AND cursor > ? ORDER BY cursor LIMIT 100`, device[:], int64(after))
+	return out, err
+}
+
+// Ack returns up to where a device has acknowledged a conversation and read it,
+// or ErrNotFound.
+func (s *Store) Ack(ctx context.Context, conversation codec.ID, device codec.Hash) (position, read uint64, err error) {
+	var p, r int64
+	err = s.one(ctx, []any{&p, &r}, `SELECT position, read FROM acks WHERE conversation = ? AND device = ?`, conversation[:], device[:])
+	return uint64(p), uint64(r), err
+}
+
+// Acks returns the newest acknowledgement of each device of a conversation.
+func (s *Store) Acks(ctx context.Context, conversation codec.ID) ([][]byte, error) {
+	var out [][]byte
+	err := s.each(ctx, func(r *sql.Rows) error {
+		var b []byte
+		err := r.Scan(&b)
+		out = append(out, b)
+		return err
+	}, `SELECT ack FROM acks WHERE conversation = ? ORDER BY device`, conversation[:])
+	return out, err
+}
+
+// Production returns a request's sealed production, or ErrNotFound.
+func (s *Store) Production(ctx context.Context, request codec.Hash) ([]byte, error) {
+	var b []byte
+	err := s.one(ctx, []any{&b}, `SELECT sealed FROM productions WHERE request = ?`, request[:])
+	return b, err
+}
+
+// Counts returns how many leaves are messages and how many carry an envelope.
+func (s *Store) Counts(ctx context.Context) (messages, envelopes int64, err error) {
+	err = s.one(ctx, []any{&messages, &envelopes}, `SELECT COALESCE(SUM(envelope_kind = 1), 0), COUNT(*) FROM leaves WHERE kind = 1`)
+	return messages, envelopes, err
+}
