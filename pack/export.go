@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"chancery/blindindex"
 	"chancery/codec"
 	"chancery/envelope"
 	"chancery/manifest"
@@ -83,3 +84,17 @@ func (l *Line) Encode(b *bytes.Buffer) error {
 
 // ExportHash returns H("export", lines).
 func ExportHash(lines []byte) codec.Hash { return codec.Sum(labelExport, lines) }
+
+// LineOf returns the line of an opened record, or nil where it's no message or,
+// under a search, its text does not match; and whether its tags say of every word
+// that it is there. search and key are nil without a search.
+func LineOf(search *Search, key *blindindex.Key, m *manifest.Manifest, leaf int64, member codec.ID, tags []byte, r *envelope.Record) (line *Line, indexed bool) {
+	indexed = key == nil || Indexed(key, m.Core.Envelope, tags, r.Text)
+	if !Exported(r) || (search != nil && !search.Contains(r.Text)) {
+		return nil, indexed
+	}
+	if !indexed {
+		return NewLine(m, leaf, member, r, FlagIndex), false
+	}
+	return NewLine(m, leaf, member, r), true
+}

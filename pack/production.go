@@ -14,8 +14,8 @@ const (
 
 type production struct {
 	_      struct{} `cbor:",toarray"`
-	Export []byte // JSON lines
-	Body   []byte // encoded Body
+	Export []byte   // JSON lines
+	Body   []byte   // encoded Body
 }
 
 // SealProduction seals an export and a pack's body to the recipient's public key

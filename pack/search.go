@@ -6,6 +6,8 @@ import (
 
 	"chancery/blindindex"
 	"chancery/codec"
+	"chancery/envelope"
+	"chancery/manifest"
 )
 
 // Search is what a request looks for: a record matches if its text has any of
@@ -72,4 +74,12 @@ func Indexed(key *blindindex.Key, envelope codec.Hash, tags []byte, text string)
 	return !slices.ContainsFunc(blindindex.Tokenize(text), func(w string) bool {
 		return !blindindex.NewQuery(key, blindindex.Term{Field: blindindex.FieldText, Text: w}).MatchEncoded(envelope, tags)
 	})
+}
+
+// Searchable reports whether a message's tags can be scanned with the key of an
+// index envelope: it names that envelope, of its own conversation, and its tags
+// were made by the rules of this package's tokenizer.
+func Searchable(m, index *manifest.Manifest) bool {
+	return m.Transport.Index == index.CoreHash() && index.Header.Kind == envelope.KindIndex &&
+		m.Header.Conversation == index.Header.Conversation && m.Transport.Tokenizer == blindindex.TokenizerVersion
 }
