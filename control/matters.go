@@ -17,7 +17,7 @@ func (m *Matter) apply(s *State, e *entry) error {
 	if _, ok := s.matters[m.ID]; ok || m.Reviewer != id {
 		return conflict("the matter exists, or names another reviewer")
 	}
-	s.matters[m.ID] = m
+	s.matters[m.ID] = &MatterState{Matter: *m, Hash: e.hash, Since: e.index}
 	return nil
 }
 

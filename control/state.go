@@ -63,6 +63,13 @@ type Credential struct {
 	Roles map[Role]bool
 }
 
+// MatterState is a matter whose opening is known.
+type MatterState struct {
+	Matter
+	Hash  codec.Hash
+	Since int64
+}
+
 // HoldState is a hold whose opening is known.
 type HoldState struct {
 	Hold
@@ -130,7 +137,7 @@ type State struct {
 	devices     map[codec.Hash]*DeviceState
 	keys        map[codec.PublicKey]codec.Hash
 	members     map[codec.ID][]codec.Hash
-	matters     map[codec.ID]*Matter
+	matters     map[codec.ID]*MatterState
 	holds       map[codec.Hash]*HoldState
 	requests    map[codec.Hash]*RequestState
 	unopened    map[int64]Kind
@@ -151,7 +158,7 @@ func NewState(organisation codec.Hash) *State {
 		devices:      map[codec.Hash]*DeviceState{},
 		keys:         map[codec.PublicKey]codec.Hash{},
 		members:      map[codec.ID][]codec.Hash{},
-		matters:      map[codec.ID]*Matter{},
+		matters:      map[codec.ID]*MatterState{},
 		holds:        map[codec.Hash]*HoldState{},
 		requests:     map[codec.Hash]*RequestState{},
 		unopened:     map[int64]Kind{},
@@ -337,7 +344,16 @@ func (s *State) Requests() []*RequestState {
 }
 
 // Matter returns a matter by its id.
-func (s *State) Matter(id codec.ID) (*Matter, bool) { m, ok := s.matters[id]; return m, ok }
+func (s *State) Matter(id codec.ID) (*MatterState, bool) { m, ok := s.matters[id]; return m, ok }
+
+// MatterIndex returns the leaf index of a matter.
+func (s *State) MatterIndex(id codec.ID) (int64, bool) {
+	m, ok := s.matters[id]
+	if !ok {
+		return Never, false
+	}
+	return m.Since, true
+}
 
 // Holds returns the holds that stand, in the order of their leaves.
 func (s *State) Holds() []*HoldState {

@@ -14,6 +14,7 @@ import (
 	"chancery/control"
 	"chancery/internal/wire"
 	"chancery/ledger"
+	"chancery/pack"
 	"chancery/request"
 )
 
@@ -305,6 +306,19 @@ func (r *Replica) Messages(signed []byte) (*ledger.Cosigned, error) {
 		return nil, errors.New("the control log has not been read yet")
 	}
 	return policy.Verify(signed)
+}
+
+// Trim verifies a control checkpoint and returns it with the signature lines of
+// the organisation's log and witnesses alone, as evidence packs carry it.
+func (r *Replica) Trim(signed []byte) ([]byte, error) {
+	r.mu.RLock()
+	policy := r.policy
+	r.mu.RUnlock()
+	if policy == nil {
+		return nil, errors.New("the control log has not been read yet")
+	}
+	trimmed, _, err := pack.Trim(policy, signed)
+	return trimmed, err
 }
 
 // Log returns what request.Log needs to check items against a messages
