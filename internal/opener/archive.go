@@ -296,7 +296,6 @@ func (s *session) trim() error {
 		needed[i.manifest.Transport.Roster] = true
 	}
 	a.rosters = slices.DeleteFunc(a.rosters, func(r *roster) bool { return !keep[r.Index] && !needed[r.Object] })
-	s.result.Items = len(a.items)
 	return nil
 }
 
@@ -444,7 +443,37 @@ func (s *session) check(ctx context.Context) error {
 	if failed != nil {
 		return fmt.Errorf("%w: %w", ErrWithheld, failed)
 	}
+	s.narrow()
 	return nil
+}
+
+// narrow drops conversations that the request is not about: not named, or,
+// where none is, without a custodian in any epoch shown.
+func (s *session) narrow() {
+	a := s.archive
+	about := map[codec.ID]bool{}
+	for _, c := range s.request.Conversations {
+		about[c] = true
+	}
+	if len(s.request.Conversations) == 0 {
+		s.replica.Read(func(st *control.State) {
+			for _, e := range a.epochs {
+				about[e.Conversation] = about[e.Conversation] || slices.ContainsFunc(e.Devices, func(h codec.Hash) bool {
+					d, ok := st.Device(h)
+					return ok && slices.Contains(s.request.Custodians, d.Member)
+				})
+			}
+		})
+	}
+	other := func(l *leaf) bool { return !about[l.Opening.Body.Conversation] }
+	a.rosters = slices.DeleteFunc(a.rosters, func(r *roster) bool { return other(&r.leaf) })
+	a.items = slices.DeleteFunc(a.items, func(i *item) bool { return other(&i.leaf) })
+	a.voids = slices.DeleteFunc(a.voids, func(v *void) bool { return other(&v.leaf) })
+	a.acks = slices.DeleteFunc(a.acks, func(raw []byte) bool {
+		ack, err := manifest.ParseAck(raw)
+		return err != nil || !about[ack.Conversation]
+	})
+	s.result.Items = len(a.items)
 }
 
 func (a *archive) has(conversation codec.ID) bool {
