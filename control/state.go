@@ -281,6 +281,9 @@ func (s *State) DeviceByKey(key codec.PublicKey) (*DeviceState, bool) {
 	return s.devices[h], true
 }
 
+// Invited reports whether key is that of an invitation not yet used.
+func (s *State) Invited(key codec.PublicKey) bool { _, ok := s.invitations[key]; return ok }
+
 // Devices returns the leaves of a member's devices, oldest first.
 func (s *State) Devices(member codec.ID) []codec.Hash { return slices.Clone(s.members[member]) }
 

@@ -102,6 +102,7 @@ type Submitted struct {
 type Pending struct {
 	_          struct{} `cbor:",toarray"`
 	Statement  []byte
+	Opening    *control.Opening // where the kind is sealed: nobody signs what they can't read
 	Signatures []control.Signature
 	Since      int64 // milliseconds since 1970, UTC
 }
