@@ -28,13 +28,14 @@ var layers = [][]string{
 	{"codec", "quorum"},
 	{"sshsig", "envelope", "blindindex", "ledger", "manifest", "control", "request", "pack", "report", "internal/wire"},
 	{
-		"client", "client/remote", "verify", "internal/httpsig", "internal/tlogtiles", "internal/replica", "internal/sealedfile",
-		"internal/ceremony", "internal/matters", "internal/delivery", "internal/directory", "internal/keyholder",
+		"client", "client/remote", "verify", "internal/httpsig", "internal/tlogtiles", "internal/replica",
+		"internal/custody", "internal/home", "client/state",
+		"internal/ceremony", "internal/matters", "internal/opening", "internal/delivery", "internal/directory", "internal/keyholder",
 		"internal/opener", "internal/witness",
 	},
-	{"internal/store", "internal/custody", "internal/api", "internal/stopgap", "internal/orgtest", "internal/testenv"},
+	{"internal/store", "internal/api", "internal/stopgap", "internal/orgtest", "internal/testenv"},
 	{"internal/cli", "internal/demo", "internal/bench"},
-	{"cmd/chancery", "cmd/chancery-opener", "cmd/chancery-verify"},
+	{"cmd/chancery", "cmd/chancery-opener", "cmd/chancery-verify", "internal/campaign"},
 }
 
 // forbidden says which packages must not reach which, and why.
