@@ -244,6 +244,7 @@ type Decision string
 // Approval is an approver's decision on a request.
 type Approval struct {
 	_        struct{} `cbor:",toarray"`
+	Nonce    codec.ID // two approvers who say the same make two statements
 	Request  codec.Hash
 	Decision Decision
 	Role     Role

@@ -178,7 +178,7 @@ func (d *Desk) Decide(ctx context.Context, h codec.Hash, decision control.Decisi
 	if err != nil {
 		return codec.Hash{}, err
 	}
-	leaf, submit, err := d.log(ctx, &control.Approval{Request: h, Decision: decision, Role: control.RoleApprover, Policy: r.Policy, Reason: reason})
+	leaf, submit, err := d.log(ctx, &control.Approval{Nonce: codec.NewID(), Request: h, Decision: decision, Role: control.RoleApprover, Policy: r.Policy, Reason: reason})
 	if err != nil || decision == control.Approve {
 		return leaf, err
 	}
