@@ -1,0 +1,261 @@
+package opener_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"chancery/codec"
+	"chancery/control"
+	"chancery/internal/opener"
+	"chancery/internal/opener/openertest"
+	"chancery/pack"
+	"chancery/quorum"
+	"chancery/request"
+	"chancery/verify"
+)
+
+func texts(t *testing.T, export []byte) []string {
+	t.Helper()
+	var out []string
+	for line := range bytes.Lines(export) {
+		var l pack.Line
+		if err := json.Unmarshal(line, &l); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, l.Text)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func verified(t *testing.T, w *openertest.World, data []byte) *verify.Report {
+	t.Helper()
+	r := verify.Pack(w.Org.ID, data)
+	if !r.OK {
+		var b strings.Builder
+		r.Write(&b)
+		t.Fatal(b.String())
+	}
+	return r
+}
+
+// The export is what a plain search finds, and the pack verifies.
+func TestOpen(t *testing.T) {
+	w := openertest.New(t, openertest.Options{})
+	result, export, data := w.Open()
+	want := []string{"I joined. BUDGET!", "The Budget is late.", "What budget? I <heard> & read nothing, 日本語.", "budgets are not a budget"}
+	if got := texts(t, export); !slices.Equal(got, want) {
+		t.Errorf("exported %q, want %q", got, want)
+	}
+	if !bytes.Contains(export, []byte(`"ts":"2001-05-14T23:39:00.12Z"`)) || !bytes.Contains(export, []byte("<heard> & read")) {
+		t.Errorf("export: %s", export)
+	}
+	if result.Exported != 4 || result.Opened != 5 || result.IndexKeys != 3 || result.InScope != 7 || len(result.Faults) != 0 {
+		t.Errorf("result: %+v", result)
+	}
+	report := verified(t, w, data)
+	if report.Opened != 8 || report.Exported != 4 {
+		t.Errorf("report: %+v", report)
+	}
+	if bytes.Contains(w.Server.Stored, []byte("late")) {
+		t.Error("the production is not sealed")
+	}
+	for _, l := range w.Org.Entries() {
+		if bytes.Contains(l, []byte("budget")) || bytes.Contains(l, []byte("Budget")) {
+			t.Error("the log names a term")
+		}
+	}
+}
+
+func TestOpenWithoutSearch(t *testing.T) {
+	w := openertest.New(t, openertest.Options{Terms: []string{}})
+	result, export, data := w.Open()
+	if n := len(texts(t, export)); n != 6 || result.IndexKeys != 0 {
+		t.Errorf("%d exported, %d index keys", n, result.IndexKeys)
+	}
+	verified(t, w, data)
+}
+
+// A term of two words needs both; a term that matches nothing opens nothing.
+func TestTerms(t *testing.T) {
+	w := openertest.New(t, openertest.Options{Terms: []string{"late BUDGET", "zebra"}})
+	_, export, data := w.Open()
+	if got := texts(t, export); !slices.Equal(got, []string{"The Budget is late."}) {
+		t.Errorf("exported %q", got)
+	}
+	verified(t, w, data)
+	w = openertest.New(t, openertest.Options{Terms: []string{"zebra"}})
+	result, export, data := w.Open()
+	if len(export) != 0 || result.Hits != 0 {
+		t.Errorf("exported %q", export)
+	}
+	verified(t, w, data)
+}
+
+func flip(part []byte) []byte {
+	out := bytes.Clone(part)
+	out[len(out)-1] ^= 1
+	return out
+}
+
+// anotherPoint is on the curve, as a careful liar's answer is.
+func anotherPoint(part []byte) []byte {
+	k := make([]byte, quorum.ScalarSize)
+	rand.Read(k)
+	p, err := quorum.ScalarBaseMult(k)
+	if err != nil {
+		return part
+	}
+	return p[:]
+}
+
+// A keyholder that lies is named, with a proof, and nothing is lost; one in one
+// phase, one in the other, on the curve and off it and of another length.
+func TestLyingKeyholder(t *testing.T) {
+	for name, lie := range map[string]func([]byte) []byte{
+		"another point": anotherPoint, "no point": flip, "too short": func(p []byte) []byte { return p[1:] },
+	} {
+		w := openertest.New(t, openertest.Options{})
+		w.Keyholders["keyholder-1"].Lie = func(_ control.Phase, _ int, p []byte) []byte { return lie(p) }
+		w.Keyholders["keyholder-4"].Lie = func(phase control.Phase, i int, p []byte) []byte {
+			if phase == control.PhaseRecord && i == 2 {
+				return lie(p)
+			}
+			return p
+		}
+		result, export, data := w.Open()
+		if want := []string{"keyholder-1", "keyholder-4"}; !slices.Equal(result.Faults, want) {
+			t.Errorf("%s: named %q, want %q", name, result.Faults, want)
+		}
+		if len(texts(t, export)) != 4 {
+			t.Errorf("%s: exported %q", name, export)
+		}
+		if r := verified(t, w, data); !slices.Equal(r.Faults, result.Faults) {
+			t.Errorf("%s: proven %q", name, r.Faults)
+		}
+	}
+}
+
+func TestLyingGuard(t *testing.T) {
+	w := openertest.New(t, openertest.Options{})
+	w.Guards["guard-1"].Lie = func(phase control.Phase, i int, p []byte) []byte {
+		if i == 1 {
+			return flip(p)
+		}
+		return p
+	}
+	result, _, data := w.Open()
+	if !slices.Equal(result.Faults, []string{"guard-1"}) {
+		t.Errorf("named %q", result.Faults)
+	}
+	verified(t, w, data)
+}
+
+// Nobody is enough: too few keyholders, no guard, approvals, count.
+func TestRefused(t *testing.T) {
+	refusal := &request.Refusal{Code: request.CodeScope, Reason: "not in scope"}
+	for name, c := range map[string]struct {
+		opts  openertest.Options
+		spoil func(w *openertest.World, cfg *opener.Config)
+		want  error
+		text  string
+	}{
+		"two keyholders": {spoil: func(w *openertest.World, _ *opener.Config) {
+			w.Keyholders["keyholder-1"].Refuse = refusal
+			w.Keyholders["keyholder-2"].Down = errors.New("connection refused")
+			delete(w.Keyholders, "keyholder-5")
+		}, want: opener.ErrQuorum, text: "keyholder-1: refused (scope): not in scope"},
+		"no guard": {spoil: func(w *openertest.World, _ *opener.Config) {
+			w.Guards["guard-1"].Down = errors.New("connection refused")
+			w.Guards["guard-2"].Refuse = refusal
+		}, want: opener.ErrGuard, text: "guard-2"},
+		"both guards lie": {spoil: func(w *openertest.World, _ *opener.Config) {
+			for _, g := range w.Guards {
+				g.Lie = func(_ control.Phase, _ int, p []byte) []byte { return flip(p) }
+			}
+		}, want: opener.ErrGuard},
+		"answers without uses": {spoil: func(w *openertest.World, _ *opener.Config) {
+			for _, k := range w.Keyholders {
+				k.Unlogged = true
+			}
+		}, want: opener.ErrQuorum, text: "without a witnessed use"},
+		"two approvals": {opts: openertest.Options{Approve: 2}, want: request.ErrApprovals},
+		"withdrawn": {spoil: func(w *openertest.World, _ *opener.Config) {
+			cfgReq := w.Config().Requester
+			_ = cfgReq
+			w.Org.Add(&control.Withdrawal{Request: w.Request}, w.Org.Officers[0])
+		}, text: "withdrawn"},
+		"other details": {spoil: func(w *openertest.World, cfg *opener.Config) {
+			d := *w.Details
+			d.Terms = []string{"lunch"}
+			cfg.Details = &d
+		}, want: opener.ErrRequest},
+		"another's signature": {spoil: func(w *openertest.World, cfg *opener.Config) {
+			real := cfg.Requester
+			_ = real
+			cfg.Openings = cfg.Openings[:0]
+		}, want: opener.ErrRequest},
+		"count":             {opts: openertest.Options{MaxCount: 4}, want: opener.ErrCount},
+		"hidden item":       {spoil: func(w *openertest.World, _ *opener.Config) { w.Server.Hide = w.Org.Messages.Size() - 1 }, want: opener.ErrWithheld},
+		"hidden early item": {spoil: func(w *openertest.World, _ *opener.Config) { w.Server.Hide = 5 }, want: opener.ErrWithheld},
+		"no words":          {opts: openertest.Options{Terms: []string{"--"}}, want: opener.ErrRequest},
+	} {
+		w := openertest.New(t, c.opts)
+		cfg := w.Config()
+		if c.spoil != nil {
+			c.spoil(w, &cfg)
+			cfg.Connect = w.Config().Connect
+		}
+		_, err := opener.Run(t.Context(), cfg)
+		if err == nil || (c.want != nil && !errors.Is(err, c.want)) || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: got %v, want %v with %q", name, err, c.want, c.text)
+		}
+		if w.Server.Stored != nil {
+			t.Errorf("%s: something was produced", name)
+		}
+		for _, u := range uses(w) {
+			if name == "count" && u.Phase == control.PhaseRecord {
+				t.Errorf("%s: records were asked for", name)
+			}
+		}
+	}
+}
+
+func uses(w *openertest.World) []control.UseState {
+	r, _ := w.Org.State.Request(w.Request)
+	return r.Uses
+}
+
+// An envelope that right answers don't open convicts its sender, and what was
+// acknowledged names who signed for it.
+func TestBrokenEnvelope(t *testing.T) {
+	w := openertest.New(t, openertest.Options{Terms: []string{}, Messages: func(w *openertest.World) { w.SendBroken(w.Pair, w.Other) }})
+	result, export, data := w.Open()
+	if len(result.Broken) != 1 || result.Broken[0].Member != w.Other.Member || !slices.Equal(result.Broken[0].Acknowledged, []codec.Hash{w.Custodian.Hash}) {
+		t.Errorf("broken: %+v", result.Broken)
+	}
+	if len(texts(t, export)) != 6 || len(result.Faults) != 0 {
+		t.Errorf("exported %s, faults %q", export, result.Faults)
+	}
+	verified(t, w, data)
+}
+
+// Where too many lie for a subset to be found, keyholders that prove their
+// answers tell.
+func TestLiarsThatDontProve(t *testing.T) {
+	w := openertest.New(t, openertest.Options{})
+	for _, name := range []string{"keyholder-1", "keyholder-2", "keyholder-3"} {
+		w.Keyholders[name].Lie = func(phase control.Phase, _ int, p []byte) []byte { return anotherPoint(p) }
+		w.Keyholders[name].LieOnce = true
+	}
+	result, export, data := w.Open()
+	if len(result.Faults) != 3 || len(texts(t, export)) != 4 {
+		t.Errorf("named %q", result.Faults)
+	}
+	verified(t, w, data)
+}
