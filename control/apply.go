@@ -6,6 +6,7 @@ import (
 
 	"chancery/codec"
 	"chancery/envelope"
+	"chancery/ledger"
 	"chancery/quorum"
 	"chancery/sshsig"
 )
@@ -74,10 +75,14 @@ func (g *Genesis) apply(s *State, e *entry) error {
 		}
 	}
 	s.genesis = g
-	for role, people := range map[Role][]Person{RoleOfficer: g.Officers, RoleApprover: g.Approvers, RoleReviewer: g.Reviewers} {
-		for _, p := range people {
-			s.addRole(p, role)
-		}
+	for _, p := range g.Officers {
+		s.addRole(p, RoleOfficer)
+	}
+	for _, p := range g.Approvers {
+		s.addRole(p, RoleApprover)
+	}
+	for _, p := range g.Reviewers {
+		s.addRole(p, RoleReviewer)
 	}
 	s.policies = append(s.policies, PolicyState{Policy: g.Policy, Hash: e.hash, Since: e.index, Time: e.Time})
 	return nil
@@ -96,27 +101,91 @@ func (g *Genesis) validate() error {
 		return malformed("%d guards: want 2 to 16", len(g.Guards))
 	case len(g.Witnesses) < 2 || g.WitnessQuorum < 2 || int(g.WitnessQuorum) > len(g.Witnesses):
 		return malformed("want at least two witnesses, all of the quorum named")
-	case g.OfficerQuorum < 2 || int(g.OfficerQuorum) > len(g.Officers):
+	case g.OfficerQuorum < 2 || int(g.OfficerQuorum) > members(g.Officers):
 		return malformed("want at least two officers, all of their quorum named")
+	case int(g.Policy.Approvals) > members(g.Approvers):
+		return malformed("%d approvals of %d approvers", g.Policy.Approvals, members(g.Approvers))
 	}
-	seen := map[string]bool{}
+	if err := g.validateHolders(); err != nil {
+		return err
+	}
+	if err := g.validateWitnesses(); err != nil {
+		return err
+	}
+	if err := g.validatePeople(); err != nil {
+		return err
+	}
+	return g.Policy.validate()
+}
+
+// members counts the people in a list of credentials.
+func members(people []Person) int {
+	ids := map[codec.ID]bool{}
+	for _, p := range people {
+		ids[p.Member] = true
+	}
+	return len(ids)
+}
+
+// validateHolders keeps one daemon from being two holders, and the server from
+// being one.
+func (g *Genesis) validateHolders() error {
+	keys := map[codec.PublicKey]bool{g.ControlKey: true, g.MessagesKey: true, g.ReceiptKey: true}
+	names, points := map[string]bool{}, map[string]bool{}
+	if weak(g.ControlKey) || weak(g.MessagesKey) || weak(g.ReceiptKey) {
+		return malformed("a key of the server is one under which anybody signs")
+	}
 	for _, h := range append(append([]Holder(nil), g.Keyholders...), g.Guards...) {
-		if h.Name == "" || len(h.Name) > 64 || seen["n"+h.Name] || seen["k"+h.Sign.String()] {
+		switch {
+		case h.Name == "" || len(h.Name) > 64 || len(h.Jurisdiction) > 64:
+			return malformed("a keyholder or guard has a name of 1 to 64 bytes")
+		case names[h.Name] || keys[h.Sign] || points[string(h.Encrypt)] || weak(h.Sign):
 			return malformed("keyholders and guards have distinct names and keys: one daemon holds one kind of key")
 		}
-		seen["n"+h.Name], seen["k"+h.Sign.String()] = true, true
+		names[h.Name], keys[h.Sign], points[string(h.Encrypt)] = true, true, true
 		if _, err := quorum.ParsePoint(h.Encrypt); err != nil {
 			return malformed("encryption key of %s", h.Name)
 		}
 	}
+	return nil
+}
+
+// validateWitnesses demands of both logs what their readers will.
+func (g *Genesis) validateWitnesses() error {
+	var witnesses []ledger.WitnessKey
+	for _, w := range g.Witnesses {
+		key, err := ledger.ParseWitnessKey(w.Key)
+		if err != nil {
+			return malformed("witness %.64q: %v", w.Name, err)
+		}
+		witnesses = append(witnesses, key)
+	}
+	for _, key := range []codec.PublicKey{g.ControlKey, g.MessagesKey} {
+		p := ledger.Policy{
+			Log:       ledger.LogKey{Origin: ledger.Origin(codec.Hash{}, ledger.ControlLog), Key: key},
+			Witnesses: witnesses, Quorum: int(g.WitnessQuorum),
+		}
+		if err := p.Check(); err != nil {
+			return malformed("%v", err)
+		}
+	}
+	return nil
+}
+
+func (g *Genesis) validatePeople() error {
+	owner := map[string]codec.ID{}
 	for _, people := range [][]Person{g.Officers, g.Approvers, g.Reviewers} {
 		for _, p := range people {
 			if _, err := sshsig.ParseCredential(p.Credential); err != nil {
 				return malformed("credential: %v", err)
 			}
+			if member, ok := owner[string(p.Credential)]; p.Member.IsZero() || ok && member != p.Member {
+				return malformed("a credential belongs to one member")
+			}
+			owner[string(p.Credential)] = p.Member
 		}
 	}
-	return g.Policy.validate()
+	return nil
 }
 
 func (p *Policy) validate() error {
@@ -167,28 +236,54 @@ func (r *RoleChange) apply(s *State, e *entry) error {
 	if ok && known.Member != r.Person.Member {
 		return conflict("the credential is another member's")
 	}
+	if r.Person.Member.IsZero() {
+		return malformed("a credential belongs to a member")
+	}
 	if !r.Remove {
+		if ok && known.Roles[r.Role] {
+			return conflict("the credential has the role")
+		}
 		s.addRole(r.Person, r.Role)
+		if r.Role == RoleApprover {
+			s.credentials[credential.ID()].approver = e.Time
+		}
 		return nil
 	}
 	if !ok || !known.Roles[r.Role] {
 		return conflict("the credential has no such role")
 	}
-	if r.Role == RoleOfficer && s.count(RoleOfficer) <= int(s.genesis.OfficerQuorum) {
+	if r.Role == RoleOfficer && s.officersWithout(known) < int(s.genesis.OfficerQuorum) {
 		return conflict("too few officers would be left to act")
 	}
 	delete(known.Roles, r.Role)
+	if r.Role == RoleApprover {
+		s.lapse(credential.ID(), e.Time)
+	}
 	return nil
 }
 
-func (s *State) count(role Role) int {
+// officersWithout counts the officers there would be without a credential.
+func (s *State) officersWithout(removed *Credential) int {
 	members := map[codec.ID]bool{}
 	for _, c := range s.credentials {
-		if c.Roles[role] {
+		if c != removed && c.Roles[RoleOfficer] {
 			members[c.Member] = true
 		}
 	}
 	return len(members)
+}
+
+// lapse ends the approvals of a credential that may no longer give them: it is
+// taken away because its key is lost or its owner gone. What it refused stays
+// refused, or officers could take away whoever says no.
+func (s *State) lapse(credential codec.Hash, time int64) {
+	for _, r := range s.requests {
+		for i := range r.Approvals {
+			if a := &r.Approvals[i]; a.Credential == credential && a.Lapsed == 0 {
+				a.Lapsed = time
+			}
+		}
+	}
 }
 
 func (c *Ceremony) apply(s *State, e *entry) error {
@@ -206,6 +301,9 @@ func (c *Ceremony) apply(s *State, e *entry) error {
 			return conflict("peer %d is not keyholder %s", i+1, h.Name)
 		}
 	}
+	if err := c.Ceremony.Validate(); err != nil {
+		return malformed("ceremony: %v", err)
+	}
 	s.ceremonies[c.Ceremony.ID] = &ceremonyState{ceremony: c.Ceremony, since: e.index}
 	return nil
 }
@@ -221,6 +319,9 @@ func (d *DKG) apply(s *State, e *entry) error {
 	}
 	if !e.by(holder.Sign) {
 		return fmt.Errorf("%w: keyholder %s must sign its own message", ErrUnauthorised, holder.Name)
+	}
+	if _, err := quorum.ParseMessage(d.Message.Encode()); err != nil {
+		return malformed("%v", err)
 	}
 	for _, m := range c.board {
 		if m.From == d.Message.From && m.Round == d.Message.Round {
@@ -258,6 +359,11 @@ func (p *Epoch) apply(s *State, e *entry) error {
 	if !ok {
 		return conflict("no such ceremony")
 	}
+	for i := range s.epochs {
+		if s.epochs[i].Ceremony == p.Ceremony {
+			return conflict("the ceremony's key is epoch %d already", s.epochs[i].Number)
+		}
+	}
 	key, transcript, err := quorum.Verify(c.ceremony, c.board)
 	if err != nil {
 		return fmt.Errorf("%w: the ceremony gives no key: %w", ErrConflict, err)
@@ -292,6 +398,10 @@ func (m *Month) apply(s *State, e *entry) error {
 		return malformed("ML-KEM key: %v", err)
 	}
 	for _, old := range s.months {
+		// One key for two months could not be destroyed with either.
+		if bytes.Equal(old.MLKEM, m.MLKEM) {
+			return conflict("the ML-KEM key is another month's")
+		}
 		if old.Epoch == m.Epoch && old.Region == m.Region && old.Class == m.Class && old.Month.Month == m.Month {
 			return conflict("the month has a key already")
 		}
@@ -313,15 +423,22 @@ func (c *Canary) apply(s *State, e *entry) error {
 		return err
 	}
 	month, ok := s.months[c.Month]
-	if !ok || month.canary != nil {
-		return conflict("no such month, or it has its canary")
+	if !ok || month.Effective != Never || month.Destroyed != Never {
+		return conflict("no such month, or it needs no canary")
+	}
+	// One officer's bad canary must not keep a key from taking effect for ever,
+	// nor one officer throw away what was answered.
+	if month.canary != nil {
+		if err := s.officerQuorum(e); err != nil {
+			return fmt.Errorf("the month has a canary, to replace it: %w", err)
+		}
 	}
 	state, err := c.check(s.organisation)
 	if err != nil {
 		return err
 	}
 	state.leaf = e.hash
-	month.canary = state
+	month.canary, month.answers, month.secrets = state, nil, map[uint8][]byte{}
 	s.canaries[e.hash] = c.Month
 	return nil
 }
@@ -360,6 +477,9 @@ func (a *CanaryAnswer) apply(s *State, e *entry) error {
 		return conflict("no such canary")
 	}
 	month := s.months[monthHash]
+	if month.canary.leaf != a.Canary {
+		return conflict("the canary was replaced")
+	}
 	var holder *Holder
 	var err error
 	if a.Guard {
@@ -420,20 +540,29 @@ func (s *State) opens(m *MonthState) bool {
 	if !ok || len(m.secrets) < len(s.genesis.Guards) || len(m.answers) < epoch.Key.T {
 		return false
 	}
+	// Every guard's secret met the canary's tag: they are one secret.
 	for _, secret := range m.secrets {
-		if !m.opensThrough(&epoch.Key, secret) {
-			return false
-		}
+		return m.opensThrough(&epoch.Key, secret)
 	}
-	return true
+	return false
 }
+
+// maxTries bounds the quorums that are tried on one canary. Of 16 keyholders in
+// 32 there are 6·10⁸: a few that lie would stop everybody's replay. It is part
+// of the format, since all who replay have to agree; three liars among any
+// number of keyholders fit.
+const maxTries = 1024
 
 func (m *MonthState) opensThrough(key *quorum.PublicKey, secret []byte) bool {
 	public, err := m.PublicKey()
 	if err != nil {
 		return false
 	}
+	tries := 0
 	for subset := range quorum.Subsets(m.answers, key.T) {
+		if tries++; tries > maxTries {
+			break
+		}
 		if seed, record, err := OpenWith(key, public, m.canary.core.Header, m.canary.env, subset, secret); err == nil {
 			clear(seed[:])
 			clear(record)
@@ -452,7 +581,10 @@ func (i *Invitations) apply(s *State, e *entry) error {
 	}
 	seen := map[codec.PublicKey]bool{}
 	for _, inv := range i.Invitations {
-		if _, ok := s.invitations[inv.Key]; ok || seen[inv.Key] || inv.Key.IsZero() {
+		if inv.Member.IsZero() || weak(inv.Key) {
+			return malformed("an invitation names a member and a key")
+		}
+		if _, ok := s.invitations[inv.Key]; ok || seen[inv.Key] {
 			return conflict("an invitation key is used twice")
 		}
 		seen[inv.Key] = true
@@ -464,6 +596,9 @@ func (i *Invitations) apply(s *State, e *entry) error {
 }
 
 func (d *Device) apply(s *State, e *entry) error {
+	if d.Member.IsZero() {
+		return malformed("a device belongs to a member")
+	}
 	if d.Evidence != EvidenceNone {
 		return malformed("evidence %q is of no known kind", d.Evidence)
 	}
@@ -490,13 +625,17 @@ func (d *Device) apply(s *State, e *entry) error {
 }
 
 // sponsor finds who lets the device in: an invitation, whose key it returns, or
-// another live device of the member.
+// another live device of the member. There is one, so that whether an
+// invitation was used up depends on nobody's order.
 func (s *State) sponsor(d *Device, e *entry) (codec.PublicKey, error) {
-	for key := range e.signed {
-		if key == codec.Hash(d.Key) {
+	if len(e.signed) != 2 {
+		return codec.PublicKey{}, fmt.Errorf("%w: want two signatures, of the device and of whoever lets it in", ErrUnauthorised)
+	}
+	for key, algorithm := range e.signed {
+		if key == codec.Hash(d.Key) || algorithm != Ed25519 {
 			continue
 		}
-		if inv, ok := s.invitations[codec.PublicKey(key)]; ok && e.by(inv.Key) {
+		if inv, ok := s.invitations[codec.PublicKey(key)]; ok {
 			if inv.Member != d.Member {
 				return codec.PublicKey{}, fmt.Errorf("%w: the invitation is another member's", ErrUnauthorised)
 			}

@@ -5,6 +5,7 @@ import (
 	"crypto/mlkem"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"chancery/codec"
@@ -16,7 +17,8 @@ const (
 	milliDay   = 86_400_000
 	dayBefore  = 72 * time.Hour   // a message may be sealed this long before it is received
 	dayAfter   = 10 * time.Minute // and by a clock this far ahead
-	retireTime = 72 * time.Hour   // an old escrow key is accepted this long after its successor took effect
+	retireTime = 72 * time.Hour   // an old escrow key or policy is accepted this long after its successor took effect
+	logDelay   = 5 * 60_000       // milliseconds by which a receipt's control size may lag
 )
 
 // ErrHeader means that a header names what it may not.
@@ -78,9 +80,15 @@ func (s *State) CheckHeader(h *envelope.Header, size, now int64) (*DeviceState, 
 	if !ok || policy.Since >= size {
 		return refuse("no such policy")
 	}
+	if s.replaced(policy, size, now) {
+		return refuse("policy %d was replaced more than 72 hours ago", policy.Version)
+	}
 	month, ok := s.months[h.EscrowKey]
 	if !ok || month.Effective == Never || month.Effective >= size {
 		return refuse("no such escrow key in effect")
+	}
+	if month.Destroyed != Never && month.Destroyed < size {
+		return refuse("the escrow key is destroyed: nobody could open it")
 	}
 	if month.Region != policy.Region || month.Class != policy.Class {
 		return refuse("escrow key of another region or class than the policy's")
@@ -97,10 +105,26 @@ func (s *State) CheckHeader(h *envelope.Header, size, now int64) (*DeviceState, 
 	return device, month, nil
 }
 
+// replaced reports whether a policy's successor has been there for longer than
+// the grace: a device could otherwise choose, by an old policy, the region and
+// class under which its messages are kept.
+func (s *State) replaced(policy *PolicyState, size, now int64) bool {
+	for i := range s.policies {
+		if p := &s.policies[i]; p.Version == policy.Version+1 {
+			return p.Since < size && now > p.Time+retireTime.Milliseconds()
+		}
+	}
+	return false
+}
+
 // retired reports whether a successor for the day has been in effect for longer
-// than the grace that a device offline at the change of keys gets.
+// than the grace that a device offline at the change of keys gets. A successor
+// that was destroyed is none: the old key goes on.
 func (s *State) retired(month *MonthState, day uint32, size, now int64) bool {
 	for _, m := range s.months {
+		if m.Destroyed != Never && m.Destroyed < size {
+			continue
+		}
 		if m.Region != month.Region || m.Class != month.Class || m.Effective == Never || m.Effective >= size || m.Month.Month > MonthOf(day) {
 			continue
 		}
@@ -110,6 +134,22 @@ func (s *State) retired(month *MonthState, day uint32, size, now int64) bool {
 		}
 	}
 	return false
+}
+
+func firstDay(m *MonthState) uint32 { return envelope.DayOf(time.UnixMilli(monthStart(m.Month.Month))) }
+
+// lastDay returns the last day of which a message can have been sealed to a
+// month's key, without end where it has no successor in effect.
+func (s *State) lastDay(month *MonthState) uint32 {
+	last := uint32(math.MaxUint32)
+	for _, m := range s.months {
+		if m.Region != month.Region || m.Class != month.Class || m.Effective == Never || m.Destroyed != Never || !s.newer(m, month) {
+			continue
+		}
+		starts := max(m.EffectiveTime, monthStart(m.Month.Month))
+		last = min(last, envelope.DayOf(time.UnixMilli(starts).Add(retireTime+dayAfter)))
+	}
+	return last
 }
 
 func monthStart(month uint32) int64 {
@@ -142,11 +182,6 @@ func OpenWith(key *quorum.PublicKey, public *envelope.PublicKey, header []byte, 
 	return envelope.Open(private, header, env)
 }
 
-// Covers reports whether a hold covers any day of a month.
-func (h *HoldState) Covers(month uint32) bool {
-	return MonthOf(h.FromDay) <= month && month <= MonthOf(h.ToDay)
-}
-
 // UseSet returns the root of a use: H("use-set", H(core)s in the order asked).
 // A later set that contains this one begins with it.
 func UseSet(cores []codec.Hash) codec.Hash {
@@ -163,6 +198,7 @@ func Stricter(a, b Policy) Policy {
 	out.Approvals = max(a.Approvals, b.Approvals)
 	out.OpenerEvidenceNone = a.OpenerEvidenceNone && b.OpenerEvidenceNone
 	out.DeviceEvidenceNone = a.DeviceEvidenceNone && b.DeviceEvidenceNone
+	out.RetentionDays = max(a.RetentionDays, b.RetentionDays)
 	out.VetoSeconds = max(a.VetoSeconds, b.VetoSeconds)
 	out.MaxRequestDays = min(a.MaxRequestDays, b.MaxRequestDays)
 	out.MaxCount = min(a.MaxCount, b.MaxCount)

@@ -66,6 +66,7 @@ const (
 	leafVersion   = 1
 	maxEntry      = 65535 // C2SP tlog-tiles bundles carry a 16-bit length
 	maxSignatures = 64
+	maxTime       = 253_402_300_799_999 // the last millisecond of the year 9999: times can be added to and written out
 	// Namespace is the SSH signature namespace of control statements:
 	// `ssh-keygen -Y sign -n control@chancery`.
 	Namespace = "control@chancery"
@@ -140,7 +141,7 @@ func SignSSH(key ssh.Signer, s *Statement) (Signature, error) {
 func (g *Signature) verify(s *Statement) error {
 	switch g.Algorithm {
 	case Ed25519:
-		if len(g.Bytes) != ed25519.SignatureSize {
+		if len(g.Bytes) != ed25519.SignatureSize || weak(codec.PublicKey(g.Key)) {
 			return ErrMalformed
 		}
 		h := s.Hash()
@@ -156,6 +157,27 @@ func (g *Signature) verify(s *Statement) error {
 		return nil
 	}
 	return fmt.Errorf("signature algorithm %d: %w", g.Algorithm, ErrMalformed)
+}
+
+// weak reports whether a key is an encoding of a point of small order, under
+// which anybody can make signatures: whoever enrolled one could say later that
+// anybody may have signed.
+func weak(key codec.PublicKey) bool {
+	key[31] &= 0x7f // the sign of x
+	for _, y := range [...]string{
+		"0000000000000000000000000000000000000000000000000000000000000000", // order 4
+		"0100000000000000000000000000000000000000000000000000000000000000", // order 1
+		"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05", // order 8
+		"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a", // order 8
+		"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", // order 2
+		"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", // order 4, not reduced
+		"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", // order 1, not reduced
+	} {
+		if key.String() == y {
+			return true
+		}
+	}
+	return false
 }
 
 // Leaf is one entry of the control log.
@@ -176,7 +198,8 @@ func NewLeaf(s *Statement, time int64, signatures []Signature) *Leaf {
 func (l *Leaf) Encode() []byte { return codec.Encode(l) }
 
 // Parse reads a log entry and its statement, and checks that every signature
-// on it verifies. Whether the signers have the authority is for State.Apply.
+// on it verifies, each by another key. It returns ErrMalformed or
+// codec.ErrSignature, wrapped. Whether the signers have the authority is for State.Apply.
 func Parse(entry []byte) (*Leaf, *Statement, error) {
 	if len(entry) > maxEntry {
 		return nil, nil, fmt.Errorf("%w: entry of %d bytes", ErrMalformed, len(entry))
@@ -185,7 +208,7 @@ func Parse(entry []byte) (*Leaf, *Statement, error) {
 	if err := codec.Decode(entry, &l); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if l.Version != leafVersion || l.Time < 0 || len(l.Signatures) == 0 || len(l.Signatures) > maxSignatures {
+	if l.Version != leafVersion || l.Time < 0 || l.Time > maxTime || len(l.Signatures) == 0 || len(l.Signatures) > maxSignatures {
 		return nil, nil, fmt.Errorf("%w: version %d with %d signatures", ErrMalformed, l.Version, len(l.Signatures))
 	}
 	s, err := ParseStatement(l.Statement)
@@ -205,8 +228,12 @@ func Parse(entry []byte) (*Leaf, *Statement, error) {
 	return &l, s, nil
 }
 
-// ParseStatement reads an encoded statement.
+// ParseStatement reads an encoded statement of at most 65,535 bytes. It returns
+// ErrMalformed.
 func ParseStatement(data []byte) (*Statement, error) {
+	if len(data) > maxEntry {
+		return nil, fmt.Errorf("%w: statement of %d bytes", ErrMalformed, len(data))
+	}
 	var s Statement
 	if err := codec.Decode(data, &s); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)

@@ -46,7 +46,7 @@ type MonthState struct {
 
 	canary  *canaryState
 	answers []quorum.Answer
-	secrets map[uint8][]byte // guard index → shared secret of the canary
+	secrets map[uint8][]byte // guard index → shared secret of the canary, the same of all
 }
 
 // PolicyState is a version of the policy as the log has it.
@@ -61,6 +61,8 @@ type PolicyState struct {
 type Credential struct {
 	Person
 	Roles map[Role]bool
+
+	approver int64 // when it was made an approver, milliseconds since 1970 UTC; 0 in the genesis leaf
 }
 
 // MatterState is a matter whose opening is known.
@@ -84,9 +86,11 @@ type ApprovalState struct {
 	Approval
 	Hash       codec.Hash
 	Since      int64
-	Time       int64
+	Time       int64 // milliseconds since 1970 UTC
 	Credential codec.Hash
 	Member     codec.ID
+	Counts     int64 // milliseconds since 1970 UTC from which it counts: 72 hours after its signer became an approver; 0 in the genesis leaf
+	Lapsed     int64 // milliseconds since 1970 UTC at which its signer ceased to be one, or 0
 }
 
 // RequestState is a request and all that the log says about it.
@@ -109,6 +113,9 @@ type OpenerState struct {
 	Hash  codec.Hash
 	Since int64
 	Done  bool // it has signed its opening statement
+
+	production codec.Hash // of that statement
+	exported   uint64
 }
 
 // UseState is one use as the log has it.
@@ -126,6 +133,7 @@ type State struct {
 	time         int64
 	genesis      *Genesis
 	seen         map[codec.Hash]int64
+	times        []int64 // of each leaf
 
 	policies    []PolicyState
 	credentials map[codec.Hash]*Credential
@@ -195,6 +203,7 @@ func (s *State) Apply(raw []byte, opening *Opening) error {
 		return fmt.Errorf("control leaf %d (%s): %w", s.size, statement.Kind, err)
 	}
 	s.seen[e.hash] = e.index
+	s.times = append(s.times, leaf.Time)
 	s.size++
 	s.time = leaf.Time
 	return nil
@@ -216,6 +225,10 @@ func (s *State) admit(e *entry, opening *Opening) error {
 		if opening == nil {
 			s.unopened[e.index] = e.statement.Kind
 			return nil
+		}
+		// The log bounds its entries and not what they stand for.
+		if len(opening.Body) > maxEntry {
+			return fmt.Errorf("%w: body of %d bytes", ErrMalformed, len(opening.Body))
 		}
 		if opening.Seal() != codec.Hash(encoded) {
 			return fmt.Errorf("%w: the opening is of another leaf", ErrConflict)
@@ -264,6 +277,24 @@ func (s *State) Genesis() *Genesis { return s.genesis }
 
 // Index returns the leaf index of a statement.
 func (s *State) Index(h codec.Hash) (int64, bool) { i, ok := s.seen[h]; return i, ok }
+
+// CheckReceived decides whether a server can honestly have received something
+// at a time, in milliseconds since 1970 UTC, with a control log of that size:
+// the leaf before is not of a later time and the leaf after not of one more
+// than five minutes earlier. A server could otherwise go on accepting a device
+// under a log that ends before the device's revocation. It returns ErrConflict.
+func (s *State) CheckReceived(size, time int64) error {
+	if size < 1 || size > s.size {
+		return conflict("received at control size %d, replayed to %d", size, s.size)
+	}
+	if last := s.times[size-1]; last > time+logDelay {
+		return conflict("received before the control log had %d leaves", size)
+	}
+	if size < s.size && time > s.times[size]+logDelay {
+		return conflict("received when the control log was longer than %d leaves for over five minutes", size)
+	}
+	return nil
+}
 
 // Unopened returns how many sealed leaves lacked their opening. A keyholder or
 // guard answers nothing while there is one: it may be a hold or more.

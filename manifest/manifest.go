@@ -31,6 +31,10 @@ const (
 const (
 	MaxManifest = 64 << 10 // a manifest or commit statement, encoded
 	MaxRoster   = 4096     // devices in one conversation
+
+	maxStatement  = 64 << 10 // a receipt, refusal, void or acknowledgement, encoded
+	maxTranscript = 64       // the longest hash of an MLS suite
+	maxReason     = 512
 )
 
 // ErrMalformed means that bytes are not a structure of this package.
@@ -104,6 +108,9 @@ func Parse(raw []byte) (*Manifest, error) {
 	var t Transport
 	if err := codec.Decode(body.Transport, &t); err != nil {
 		return nil, fmt.Errorf("couldn't read the manifest's transport: %w", err)
+	}
+	if !t.Capsule.IsZero() {
+		return nil, fmt.Errorf("manifest with a capsule: %w", ErrMalformed)
 	}
 	return &Manifest{
 		Core: core, Header: header, Proof: body.Proof, Tag: body.Tag, Transport: &t,
@@ -209,10 +216,23 @@ func ParseCommit(raw []byte) (*Commit, error) {
 	if err := codec.Decode(payload, &c); err != nil {
 		return nil, fmt.Errorf("couldn't read the commit statement's body: %w", err)
 	}
-	if len(c.Transcript) > 64 {
-		return nil, fmt.Errorf("transcript hash of %d bytes: %w", len(c.Transcript), ErrMalformed)
+	if err := c.check(); err != nil {
+		return nil, err
 	}
 	return &c, nil
+}
+
+// check keeps epochs in one chain: the first has nothing before it, every other
+// names what it follows.
+func (c *Commit) check() error {
+	first := c.Epoch == 0
+	if len(c.Transcript) > maxTranscript {
+		return fmt.Errorf("transcript hash of %d bytes: %w", len(c.Transcript), ErrMalformed)
+	}
+	if c.Previous.IsZero() != first || c.Message.IsZero() != first || (len(c.Transcript) == 0) != first {
+		return fmt.Errorf("commit statement of epoch %d doesn't name the epoch before as it should: %w", c.Epoch, ErrMalformed)
+	}
+	return nil
 }
 
 // VerifyCommit checks the committer's signature over an encoded statement.

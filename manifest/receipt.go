@@ -3,6 +3,7 @@ package manifest
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"chancery/codec"
 )
@@ -17,6 +18,8 @@ const (
 
 // LeafKind says what a leaf of the messages log stands for.
 type LeafKind uint8
+
+func (k LeafKind) known() bool { return LeafMessage <= k && k <= LeafVoid }
 
 // String returns the kind in words.
 func (k LeafKind) String() string {
@@ -86,8 +89,13 @@ func SignReceipt(server codec.Signer, r *Receipt) ([]byte, error) {
 	return server.Sign1(labelReceipt, codec.Encode(r))
 }
 
-// OpenReceipt verifies a receipt under the organisation's receipt key.
+// OpenReceipt verifies a receipt under the organisation's receipt key. It
+// returns codec.ErrSignature, codec.ErrEncoding, codec.ErrSize or ErrMalformed,
+// wrapped.
 func OpenReceipt(server codec.PublicKey, raw []byte) (*Receipt, error) {
+	if err := bounded("receipt", raw); err != nil {
+		return nil, err
+	}
 	payload, err := codec.Open1(server, labelReceipt, raw)
 	if err != nil {
 		return nil, fmt.Errorf("receipt: %w", err)
@@ -96,10 +104,18 @@ func OpenReceipt(server codec.PublicKey, raw []byte) (*Receipt, error) {
 	if err := codec.Decode(payload, &r); err != nil {
 		return nil, fmt.Errorf("couldn't read the receipt: %w", err)
 	}
-	if r.Index < 0 || r.Opening.Body.ControlSize < 1 {
-		return nil, fmt.Errorf("receipt with a negative place: %w", ErrMalformed)
+	body := &r.Opening.Body
+	if r.Index < 0 || body.ControlSize < 1 || body.Time < 0 || !body.Kind.known() {
+		return nil, fmt.Errorf("receipt of no possible place: %w", ErrMalformed)
 	}
 	return &r, nil
+}
+
+func bounded(what string, raw []byte) error {
+	if len(raw) > maxStatement {
+		return fmt.Errorf("%s of %d bytes: %w", what, len(raw), codec.ErrSize)
+	}
+	return nil
 }
 
 // Leaf returns the entry of the messages log that the receipt promises.
@@ -132,13 +148,21 @@ type Refusal struct {
 	Time   int64  // milliseconds since 1970, UTC
 }
 
-// SignRefusal returns the encoded, signed refusal.
+// SignRefusal returns the encoded, signed refusal. A reason that is too long is
+// cut.
 func SignRefusal(server codec.Signer, r *Refusal) ([]byte, error) {
-	return server.Sign1(labelRefusal, codec.Encode(r))
+	short := *r
+	// An error's text may quote input; what is cut may be half a letter.
+	short.Reason = strings.ToValidUTF8(r.Reason[:min(len(r.Reason), maxReason)], "")
+	return server.Sign1(labelRefusal, codec.Encode(&short))
 }
 
-// OpenRefusal verifies a refusal.
+// OpenRefusal verifies a refusal. It returns codec.ErrSignature,
+// codec.ErrEncoding or codec.ErrSize, wrapped.
 func OpenRefusal(server codec.PublicKey, raw []byte) (*Refusal, error) {
+	if err := bounded("refusal", raw); err != nil {
+		return nil, err
+	}
 	payload, err := codec.Open1(server, labelRefusal, raw)
 	if err != nil {
 		return nil, fmt.Errorf("refusal: %w", err)
@@ -146,6 +170,9 @@ func OpenRefusal(server codec.PublicKey, raw []byte) (*Refusal, error) {
 	var r Refusal
 	if err := codec.Decode(payload, &r); err != nil {
 		return nil, fmt.Errorf("couldn't read the refusal: %w", err)
+	}
+	if len(r.Reason) > maxReason {
+		return nil, fmt.Errorf("refusal with a reason of %d bytes: %w", len(r.Reason), codec.ErrSize)
 	}
 	return &r, nil
 }
@@ -167,21 +194,21 @@ func SignVoid(device codec.Signer, v *Void) ([]byte, error) {
 	return device.Sign1(labelVoid, codec.Encode(v))
 }
 
-// OpenVoid verifies a void under the device's key.
+// OpenVoid verifies a void under the device's key. Whether its refusal is one of
+// its core is for OpenRefusal to say, with the server's key.
 func OpenVoid(device codec.PublicKey, raw []byte) (*Void, error) {
-	payload, err := codec.Open1(device, labelVoid, raw)
-	if err != nil {
+	if _, err := codec.Open1(device, labelVoid, raw); err != nil {
 		return nil, fmt.Errorf("void: %w", err)
 	}
-	var v Void
-	if err := codec.Decode(payload, &v); err != nil {
-		return nil, fmt.Errorf("couldn't read the void: %w", err)
-	}
-	return &v, nil
+	return ParseVoid(raw)
 }
 
-// ParseVoid reads a void without checking its signature.
+// ParseVoid reads a void without checking its signature. It returns
+// codec.ErrEncoding or codec.ErrSize, wrapped.
 func ParseVoid(raw []byte) (*Void, error) {
+	if err := bounded("void", raw); err != nil {
+		return nil, err
+	}
 	payload, err := codec.PeekUnverifiedPayload(raw)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read the void: %w", err)
@@ -216,8 +243,12 @@ func SignAck(device codec.Signer, a *Ack) ([]byte, error) {
 	return device.Sign1(labelAck, codec.Encode(a))
 }
 
-// ParseAck reads an acknowledgement without checking its signature.
+// ParseAck reads an acknowledgement without checking its signature. It returns
+// codec.ErrEncoding, codec.ErrSize or ErrMalformed, wrapped.
 func ParseAck(raw []byte) (*Ack, error) {
+	if err := bounded("acknowledgement", raw); err != nil {
+		return nil, err
+	}
 	payload, err := codec.PeekUnverifiedPayload(raw)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read the acknowledgement: %w", err)
@@ -225,6 +256,11 @@ func ParseAck(raw []byte) (*Ack, error) {
 	var a Ack
 	if err := codec.Decode(payload, &a); err != nil {
 		return nil, fmt.Errorf("couldn't read the acknowledgement: %w", err)
+	}
+	for i, p := range a.Exceptions {
+		if p > a.Position || i > 0 && a.Exceptions[i-1] >= p {
+			return nil, fmt.Errorf("exceptions not ascending up to the position: %w", ErrMalformed)
+		}
 	}
 	return &a, nil
 }

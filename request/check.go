@@ -19,7 +19,8 @@ type Log struct {
 }
 
 // CheckProof checks that the object's leaf is in the messages log and that its
-// receipt speaks of this organisation's control log.
+// receipt speaks of this organisation's control log, as it was when the object
+// was received.
 func (l *Log) CheckProof(object codec.Hash, kind manifest.LeafKind, p *Proof) error {
 	body := &p.Opening.Body
 	if body.Kind != kind {
@@ -34,6 +35,9 @@ func (l *Log) CheckProof(object codec.Hash, kind manifest.LeafKind, p *Proof) er
 	}
 	if root, ok := l.Root(body.ControlSize); !ok || root != body.ControlRoot {
 		return fmt.Errorf("receipted under another control log at size %d", body.ControlSize)
+	}
+	if err := l.State.CheckReceived(body.ControlSize, body.Time); err != nil {
+		return fmt.Errorf("receipt: %w", err)
 	}
 	return nil
 }

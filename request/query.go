@@ -3,6 +3,7 @@ package request
 import (
 	"crypto/hpke"
 	"fmt"
+	"strings"
 
 	"chancery/codec"
 	"chancery/control"
@@ -84,8 +85,8 @@ func ParseQuery(raw []byte) (*Query, error) {
 	if err := codec.Decode(payload, &q); err != nil {
 		return nil, fmt.Errorf("couldn't read the query: %w", err)
 	}
-	if len(q.Items) == 0 || len(q.Items) > MaxItems {
-		return nil, fmt.Errorf("query of %d envelopes: %w", len(q.Items), codec.ErrSize)
+	if len(q.Items) == 0 || len(q.Items) > MaxItems || len(q.Rosters) > MaxItems {
+		return nil, fmt.Errorf("query of %d envelopes and %d rosters: %w", len(q.Items), len(q.Rosters), codec.ErrSize)
 	}
 	return &q, nil
 }
@@ -146,7 +147,11 @@ func SealAnswer(holder codec.Signer, opener *control.Opener, use codec.Hash, gua
 	return holder.Sign1(labelAnswer, codec.Encode(&Answer{Use: use, Guard: guard, Holder: index, Sealed: sealed}))
 }
 
-// OpenAnswer verifies a holder's answer and opens it with the opener's key.
+// OpenAnswer verifies a holder's answer and opens it with the opener's key. The
+// answer says who gave it, under what use: the caller compares that with whom
+// it asked and what the log has, since a holder may claim to be another. It
+// returns codec.ErrSignature, codec.ErrEncoding, or hpke's error where the
+// answer is for another request, use, holder or opener.
 func OpenAnswer(holder codec.PublicKey, key hpke.PrivateKey, request codec.Hash, raw []byte) (*Answer, *Parts, error) {
 	payload, err := codec.Open1(holder, labelAnswer, raw)
 	if err != nil {
@@ -203,10 +208,13 @@ const (
 // Error implements error, so that a refusal travels as one.
 func (r *Refusal) Error() string { return fmt.Sprintf("refused (%s): %s", r.Code, r.Reason) }
 
-// SignRefusal returns the encoded refusal, signed by the holder.
+// SignRefusal returns the encoded refusal, signed by the holder. A reason that is
+// too long is cut.
 func SignRefusal(holder codec.Signer, r *Refusal) ([]byte, error) {
-	r.Reason = r.Reason[:min(len(r.Reason), maxMessage)]
-	return holder.Sign1(labelRefusal, codec.Encode(r))
+	short := *r
+	// An error's text may quote input; what is cut may be half a letter.
+	short.Reason = strings.ToValidUTF8(r.Reason[:min(len(r.Reason), maxMessage)], "")
+	return holder.Sign1(labelRefusal, codec.Encode(&short))
 }
 
 // OpenRefusal verifies a holder's refusal.
@@ -218,6 +226,9 @@ func OpenRefusal(holder codec.PublicKey, raw []byte) (*Refusal, error) {
 	var r Refusal
 	if err := codec.Decode(payload, &r); err != nil {
 		return nil, fmt.Errorf("couldn't read the refusal: %w", err)
+	}
+	if len(r.Reason) > maxMessage || len(r.Code) > 64 {
+		return nil, fmt.Errorf("refusal: %w", codec.ErrSize)
 	}
 	return &r, nil
 }

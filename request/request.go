@@ -12,6 +12,7 @@ import (
 	"io"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"chancery/codec"
 	"chancery/control"
@@ -76,16 +77,29 @@ func NewDetails(rand io.Reader, title, purpose, legalBasis string, terms []strin
 	if _, err := io.ReadFull(rand, d.Salt[:]); err != nil {
 		return nil, fmt.Errorf("couldn't draw a salt: %w", err)
 	}
-	return d, d.check()
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
-// ParseDetails reads encoded details.
+// maxDetails bounds encoded details in bytes.
+const maxDetails = 32 + 256 + 2*4096 + 64*256 + 512
+
+// ParseDetails reads encoded details. It returns codec.ErrEncoding or
+// codec.ErrSize, wrapped.
 func ParseDetails(data []byte) (*Details, error) {
+	if len(data) > maxDetails {
+		return nil, fmt.Errorf("request details of %d bytes: %w", len(data), codec.ErrSize)
+	}
 	var d Details
 	if err := codec.Decode(data, &d); err != nil {
 		return nil, fmt.Errorf("request details: %w", err)
 	}
-	return &d, d.check()
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	return &d, nil
 }
 
 func (d *Details) check() error {
@@ -95,6 +109,11 @@ func (d *Details) check() error {
 	for _, t := range d.Terms {
 		if t == "" || len(t) > 256 {
 			return fmt.Errorf("a term has 1 to 256 bytes: %w", codec.ErrSize)
+		}
+	}
+	for _, text := range append([]string{d.Title, d.Purpose, d.LegalBasis}, d.Terms...) {
+		if !utf8.ValidString(text) {
+			return fmt.Errorf("request details: text that is not UTF-8: %w", codec.ErrEncoding)
 		}
 	}
 	return nil
@@ -108,7 +127,9 @@ func (d *Details) Hash() codec.Hash { return codec.Sum("details", d.Encode()) }
 
 // Ready decides whether a request may be answered at a time in milliseconds
 // since 1970 under a policy (see control.State.PolicyFor). It returns
-// ErrWithdrawn, ErrExpired, ErrRefused, ErrVeto or a *TooFewApprovals.
+// ErrWithdrawn, ErrExpired, ErrRefused, ErrVeto or a *TooFewApprovals. An
+// approval counts while its signer is an approver, and has been one for 72
+// hours or since the genesis leaf; a refusal counts for ever.
 func Ready(r *control.RequestState, policy *control.Policy, now int64) error {
 	if r.Withdrawn != control.Never {
 		return ErrWithdrawn
@@ -124,13 +145,13 @@ func Ready(r *control.RequestState, policy *control.Policy, now int64) error {
 		}
 		// The log's replay refused an approval by the requester; an auditor of
 		// this function need not take that on trust.
-		if a.Member != r.Member {
+		if a.Decision == control.Approve && a.Member != r.Member && now >= a.Counts && (a.Lapsed == 0 || now < a.Lapsed) {
 			approved[a.Member] = true
 			newest = max(newest, a.Time)
 		}
 	}
-	if len(approved) < int(policy.Approvals) {
-		return &TooFewApprovals{Have: len(approved), Need: int(policy.Approvals)}
+	if need := max(1, int(policy.Approvals)); len(approved) < need {
+		return &TooFewApprovals{Have: len(approved), Need: need}
 	}
 	if now < newest+int64(policy.VetoSeconds)*1000 {
 		return ErrVeto

@@ -118,7 +118,8 @@ func Sign(signer ssh.Signer, namespace string, message []byte) ([]byte, error) {
 }
 
 // Verify checks that sig is a signature over message in namespace and returns
-// the credential that made it. It returns ErrMalformed or codec.ErrSignature.
+// the credential that made it. A FIDO token must have been touched. It returns
+// ErrMalformed or codec.ErrSignature.
 func Verify(sig []byte, namespace string, message []byte) (Credential, error) {
 	if len(sig) > maxLength {
 		return nil, fmt.Errorf("%w: %d bytes", ErrMalformed, len(sig))
@@ -148,10 +149,38 @@ func Verify(sig []byte, namespace string, message []byte) (Credential, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
 	}
+	if err := checkRest(key.Type(), inner.Rest); err != nil {
+		return nil, err
+	}
 	if err := key.Verify(signedBytes(namespace, message), &inner); err != nil {
 		return nil, codec.ErrSignature
 	}
 	return credential, nil
+}
+
+// userPresent is the flag that a FIDO token sets when somebody touched it
+// (OpenSSH PROTOCOL.u2f).
+const userPresent = 0x01
+
+// checkRest judges what follows the signature proper. A FIDO token adds flags
+// and a counter, which it signs, and has to say that somebody touched it: a
+// program that only reached the token must not be a person. Other keys add
+// nothing, and what they did add nobody would have signed.
+func checkRest(keyType string, rest []byte) error {
+	switch keyType {
+	case ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256:
+		if len(rest) != 5 {
+			return fmt.Errorf("%w: want flags and counter of the token", ErrMalformed)
+		}
+		if rest[0]&userPresent == 0 {
+			return fmt.Errorf("nobody touched the token: %w", codec.ErrSignature)
+		}
+	default:
+		if len(rest) != 0 {
+			return fmt.Errorf("%w: %d bytes after the signature", ErrMalformed, len(rest))
+		}
+	}
+	return nil
 }
 
 // Armor returns sig as `ssh-keygen -Y sign` writes it.
