@@ -47,6 +47,7 @@ type World struct {
 	// the second talks to it, and to the third, who never does.
 	Custodian, Other, Outsider *orgtest.Device
 	Pair, Group, Apart         codec.ID
+	Sent                       []*orgtest.Message // all that was received, index envelopes too
 
 	Server     *FakeServer
 	Keyholders map[string]*FakeHolder
@@ -204,6 +205,15 @@ func (w *World) ask(opts Options) {
 	}
 }
 
+// Item returns an archived envelope as a pack has it, opened, and its core.
+func (w *World) Item(m *orgtest.Message) (pack.Item, codec.Hash) {
+	w.T.Helper()
+	return pack.Item{
+		Manifest: m.Manifest.Bytes(), Proof: w.Org.Proof(m.Leaf, m.Opening, w.Org.Messages.Size()), Tags: m.Tags,
+		Opened: &pack.Opened{Seed: m.Seed, Record: m.Record},
+	}, m.Core
+}
+
 // Config returns what opens the world's request.
 func (w *World) Config() opener.Config {
 	var openings []wire.Opening
@@ -266,6 +276,7 @@ type FakeServer struct {
 	PageSize int    // 0 means 4
 	Hide     int64  // a leaf that the server leaves out; 0 means none
 	Acks     [][]byte
+	NoEnd    bool // refuses the opener's last word
 
 	leaves []*stored
 	heads  map[codec.ID]manifest.Head
@@ -296,6 +307,7 @@ func (s *FakeServer) roster(r *orgtest.Roster) {
 }
 
 func (s *FakeServer) message(m *orgtest.Message) {
+	s.w.Sent = append(s.w.Sent, m)
 	s.leaf(&stored{index: m.Leaf, opening: m.Opening, object: m.Manifest.Hash(), item: &wire.ArchiveItem{
 		Manifest: m.Manifest.Bytes(), Receipt: m.Receipt, Envelope: m.Envelope.Encode(), Tags: m.Tags,
 	}})
@@ -344,6 +356,9 @@ func (s *FakeServer) Submit(ctx context.Context, x *wire.Submit) (*wire.Submitte
 	case control.KindOpener:
 		body = new(control.Opener)
 	case control.KindOpening:
+		if s.NoEnd {
+			return nil, &wire.Problem{Title: "no last word", Status: 400}
+		}
 		body = new(control.OpeningStatement)
 	default:
 		return nil, fmt.Errorf("the fake server takes no %s", statement.Kind)
