@@ -180,20 +180,23 @@ type Queued struct {
 	Welcome []byte
 }
 
-// Queue returns up to limit leaves of a conversation from index from on and
-// below index to, with their ciphertexts as far as they are still there.
-func (s *Store) Queue(ctx context.Context, conversation codec.ID, from, to int64, limit int) ([]*Queued, error) {
+// Queue returns up to limit leaves of a member's conversation from index from on
+// and below index to that are for the member, with their ciphertexts as far as
+// they are still there: not its own, and no message of an epoch before its
+// first.
+func (s *Store) Queue(ctx context.Context, m *Membership, from, to int64, limit int) ([]*Queued, error) {
 	var out []*Queued
 	err := s.each(ctx, func(r *sql.Rows) error {
 		q := new(Queued)
 		var kind, position, epoch int64
 		err := r.Scan(&q.Index, &kind, &position, &epoch, hash{&q.Device}, &q.Object, &q.Receipt, &q.Tags, &q.Body, &q.Welcome)
-		q.Conversation, q.Kind, q.Position, q.Epoch = conversation, manifest.LeafKind(kind), uint64(position), uint64(epoch)
+		q.Conversation, q.Kind, q.Position, q.Epoch = m.Conversation, manifest.LeafKind(kind), uint64(position), uint64(epoch)
 		out = append(out, q)
 		return err
 	}, `SELECT l.idx, l.kind, l.position, l.epoch, l.device, l.object, l.receipt, l.tags, COALESCE(b.body, x''), COALESCE(b.welcome, x'')
 		FROM leaves l LEFT JOIN bodies b ON b.idx = l.idx
-		WHERE l.conversation = ? AND l.idx >= ? AND l.idx < ? ORDER BY l.idx LIMIT ?`, conversation[:], from, to, limit)
+		WHERE l.conversation = ? AND l.idx >= ? AND l.idx < ? AND l.device != ? AND l.epoch >= ? ORDER BY l.idx LIMIT ?`,
+		m.Conversation[:], from, to, m.Device[:], int64(m.Epoch), limit)
 	return out, err
 }
 

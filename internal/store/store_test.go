@@ -57,7 +57,7 @@ func TestUpdateIsDurable(t *testing.T) {
 		t.Fatalf("got %d leaves under %s, want %d under %s", n, r, size, root)
 	}
 	checkTree(t, s)
-	q, err := s.Queue(t.Context(), conversation, 1, 3, 10)
+	q, err := s.Queue(t.Context(), &Membership{Device: codec.Sum("other"), Conversation: conversation}, 1, 3, 10)
 	if err != nil || len(q) != 2 || string(q[0].Body) != "ciphertext of two" || q[1].Position != 2 {
 		t.Fatalf("queue: %v, %v", q, err)
 	}

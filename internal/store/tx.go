@@ -210,10 +210,11 @@ func (tx *Tx) PutBody(index int64, body, welcome []byte) error {
 	return tx.exec("PutBody", `INSERT INTO bodies (idx, body, welcome) VALUES (?, ?, ?)`, index, bytesOf(body), bytesOf(welcome))
 }
 
-// DropBodies forgets the ciphertexts of a conversation up to a leaf.
-func (tx *Tx) DropBodies(conversation codec.ID, upTo int64) error {
+// DropBodies forgets the ciphertexts of a conversation's leaves from an index up
+// to another, both included.
+func (tx *Tx) DropBodies(conversation codec.ID, from, upTo int64) error {
 	return tx.exec("DropBodies", `DELETE FROM bodies WHERE idx IN (SELECT l.idx FROM leaves l JOIN bodies b ON b.idx = l.idx
-		WHERE l.conversation = ? AND l.idx <= ?)`, conversation[:], upTo)
+		WHERE l.conversation = ? AND l.idx >= ? AND l.idx <= ?)`, conversation[:], from, upTo)
 }
 
 // Chain is a device's place in a conversation.
