@@ -3,8 +3,10 @@ package delivery
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sort"
 
 	"chancery/codec"
 	"chancery/control"
@@ -24,9 +26,10 @@ const (
 
 // Archive returns a page of what a request may touch to the opener that the
 // request's log leaf names: of every conversation in which a custodian ever was,
-// all leaves from the one before the first envelope of the requested days to
-// the one after the last, so that nothing can be missing between. Envelopes
-// that the request doesn't cover come without their bytes.
+// all leaves received when envelopes of the requested days can have been
+// (request.Window), with the one before and the one after, so that nothing can be
+// missing between. Envelopes that the request doesn't cover come without their
+// bytes.
 //
 // It returns ErrForbidden, wrapped with the reason, where the caller is not that
 // opener or the request may not be answered now.
@@ -129,17 +132,54 @@ type pager struct {
 	bytes   int
 }
 
+// span returns the first and last position of what a conversation received at the
+// times that envelopes of the requested days can have, with the neighbour at each
+// end where there is one. Days are the senders' word within some bounds; receipt
+// times never go backwards along a conversation, so that neighbours by time show
+// that nothing is missing.
+func (p *pager) span(ctx context.Context, id codec.ID) (first, last uint64, err error) {
+	p.s.mu.RLock()
+	n := int(p.s.conversations[id].Positions)
+	p.s.mu.RUnlock()
+	lo, hi := request.Window(p.request)
+	// from returns the first position received at t or later, n where there is none.
+	from := func(t int64) int {
+		return sort.Search(n, func(i int) bool {
+			at, e := p.received(ctx, id, uint64(i))
+			err = errors.Join(err, e)
+			return at >= t
+		})
+	}
+	a, b := from(lo), from(hi)
+	if err != nil {
+		return 0, 0, fmt.Errorf("couldn't find the days of a conversation: %w", err)
+	}
+	return uint64(max(a-1, 0)), uint64(max(min(b, n-1), 0)), nil
+}
+
+// received returns when the leaf at a position was.
+func (p *pager) received(ctx context.Context, id codec.ID, position uint64) (at int64, err error) {
+	var bad error
+	err = p.s.Store.Leaves(ctx, id, position, position, func(l *store.Leaf) bool {
+		var r *manifest.Receipt
+		if r, bad = manifest.OpenReceipt(p.s.Receipt.PublicKey(), l.Receipt); bad == nil {
+			at = r.Opening.Body.Time
+		}
+		return false
+	})
+	return at, errors.Join(err, bad)
+}
+
 // conversation adds a conversation's leaves from a position on, and returns the
 // position to go on from where the page is full.
 func (p *pager) conversation(ctx context.Context, id codec.ID, from uint64) (next uint64, more bool, err error) {
-	lo, hi, ok, err := p.s.Store.Range(ctx, id, p.request.FromDay, p.request.ToDay)
-	if err != nil || !ok {
+	first, last, err := p.span(ctx, id)
+	if err != nil {
 		return 0, false, err
 	}
 	newest := -1 // index of the page's newest envelope in scope
-	first := max(from, lo-min(lo, 1))
 	var leaves []*store.Leaf
-	err = p.s.Store.Leaves(ctx, id, first, hi+1, func(l *store.Leaf) bool {
+	err = p.s.Store.Leaves(ctx, id, max(from, first), last, func(l *store.Leaf) bool {
 		if len(p.page.Items)+len(leaves) >= archivePage || p.bytes > archiveBytes {
 			next, more = l.Position, true
 			return false
@@ -180,9 +220,7 @@ func (p *pager) leaf(ctx context.Context, l *store.Leaf) error {
 		if err != nil {
 			return fmt.Errorf("couldn't read leaf %d: %w", l.Index, err)
 		}
-		if p.covers(l) {
-			item.Envelope, item.Tags = l.Envelope, l.Tags
-		}
+		item.Envelope, item.Tags = l.Envelope, l.Tags
 		if err := p.roster(ctx, m.Transport.Roster); err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ const (
 	ReasonUnknown    Reason = "conversation" // no such conversation, or it is there already
 	ReasonEpoch      Reason = "epoch"        // the conversation has moved on: catch up and try the same core again
 	ReasonRoster     Reason = "roster"       // the device is not in it, or it is not the one stated
-	ReasonSequence   Reason = "sequence"     // another number is next, or this one is taken
+	ReasonSequence   Reason = "seq"          // another number is next, or this one is taken
 	ReasonChain      Reason = "chain"        // another core came before
 	ReasonProof      Reason = "proof"        // of knowledge of the ephemeral key
 	ReasonEnvelope   Reason = "envelope"     // not the one that the core names

@@ -77,6 +77,7 @@ CREATE TABLE leaves (                  -- what the leaves of the messages log st
 	position     INTEGER NOT NULL,
 	epoch        INTEGER NOT NULL,
 	device       BLOB NOT NULL,
+	queued       INTEGER NOT NULL,     -- 1 where there is something to deliver
 	seq          INTEGER,              -- of messages and voids
 	core         BLOB,
 	envelope_kind INTEGER NOT NULL,

@@ -28,7 +28,7 @@ func put(tx *Tx, conversation codec.ID, text string) error {
 		return err
 	}
 	l := &Leaf{
-		Index: index, Kind: manifest.LeafMessage, Conversation: conversation, Position: uint64(index), Chained: true,
+		Index: index, Kind: manifest.LeafMessage, Conversation: conversation, Position: uint64(index), Chained: true, Queued: true,
 		Core: leaf, EnvelopeKind: 1, Day: 20000, Object: []byte(text), Receipt: []byte("r"),
 	}
 	if err := tx.PutLeaf(l); err != nil {

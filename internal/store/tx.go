@@ -183,6 +183,7 @@ type Leaf struct {
 	Position     uint64
 	Epoch        uint64 // of the conversation, that its members are to be in
 	Device       codec.Hash
+	Queued       bool       // is delivered to the conversation's other devices
 	Chained      bool       // has a place in the device's chain: messages and voids
 	Seq          uint64     // where Chained
 	Core         codec.Hash // where Chained
@@ -200,8 +201,8 @@ func (tx *Tx) PutLeaf(l *Leaf) error {
 	if l.Chained {
 		seq, core = int64(l.Seq), l.Core[:]
 	}
-	return tx.exec("PutLeaf", `INSERT INTO leaves (idx, kind, conversation, position, epoch, device, seq, core, envelope_kind, day, object, receipt, envelope, tags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		l.Index, int64(l.Kind), l.Conversation[:], int64(l.Position), int64(l.Epoch), l.Device[:], seq, core,
+	return tx.exec("PutLeaf", `INSERT INTO leaves (idx, kind, conversation, position, epoch, device, queued, seq, core, envelope_kind, day, object, receipt, envelope, tags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		l.Index, int64(l.Kind), l.Conversation[:], int64(l.Position), int64(l.Epoch), l.Device[:], l.Queued, seq, core,
 		int64(l.EnvelopeKind), int64(l.Day), bytesOf(l.Object), bytesOf(l.Receipt), bytesOf(l.Envelope), bytesOf(l.Tags))
 }
 
