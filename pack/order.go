@@ -8,14 +8,7 @@ import (
 	"slices"
 
 	"chancery/codec"
-	"chancery/control"
 	"chancery/manifest"
-)
-
-const (
-	milliDay  = 86_400_000
-	dayBefore = 72 * 3_600_000 // a message may be received this long after its day, see control.CheckHeader
-	dayAfter  = 10 * 60_000    // and this long before it
 )
 
 // ErrIncomplete means that a range of a conversation was not shown whole.
@@ -29,12 +22,6 @@ type Leaf struct {
 }
 
 func (l *Leaf) body() *manifest.ReceiptBody { return &l.Opening.Body }
-
-// Window returns the receipt times, from lo up to but not hi, in milliseconds
-// since 1970, that an envelope of the requested days can have.
-func Window(r *control.Request) (lo, hi int64) {
-	return int64(r.FromDay)*milliDay - dayAfter, (int64(r.ToDay)+1)*milliDay + dayBefore
-}
 
 // Order sorts leaves by conversation and, within each, by position.
 func Order(leaves []Leaf) [][]Leaf {

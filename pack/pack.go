@@ -92,10 +92,14 @@ type Item struct {
 	_        struct{} `cbor:",toarray"`
 	Manifest []byte
 	Proof    request.Proof
-	E        []byte  // the ephemeral point, 65 bytes; empty where Opened gives it
+	E        []byte  // the ephemeral point, 65 bytes; empty where Opened gives it, and of a neighbour
 	Tags     []byte  // encoded blindindex tags; empty where the kind has none
 	Opened   *Opened // nil where the request did not lead to it
 }
+
+// Neighbour reports whether the item shows its place in the log alone: the request
+// doesn't cover it, and it is there to show that nothing is missing beside it.
+func (i *Item) Neighbour() bool { return i.Opened == nil && len(i.E) == 0 }
 
 // Opened is an envelope's content. The envelope itself is not here: seed,
 // record and header seal to its very bytes again.
@@ -205,8 +209,11 @@ func (b *Body) check() error {
 	}
 	for i := range b.Items {
 		item := &b.Items[i]
-		if opened := item.Opened != nil; opened != (len(item.E) == 0) {
-			return fmt.Errorf("%w: item %d has both the ephemeral point and what gives it, or neither", ErrMalformed, i)
+		if item.Opened != nil && len(item.E) != 0 {
+			return fmt.Errorf("%w: item %d has both the ephemeral point and what gives it", ErrMalformed, i)
+		}
+		if item.Neighbour() && len(item.Tags) != 0 {
+			return fmt.Errorf("%w: item %d has tags and no envelope", ErrMalformed, i)
 		}
 	}
 	return nil

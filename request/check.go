@@ -83,6 +83,19 @@ func (l *Log) CheckRoster(r *Roster) (*Epoch, codec.Hash, error) {
 // the log, device and signature, header, epoch and roster, proof of knowledge of e
 // (65 bytes, uncompressed).
 func (l *Log) CheckManifest(raw []byte, p *Proof, e []byte, epochs map[codec.Hash]*Epoch) (*manifest.Manifest, error) {
+	m, err := l.CheckNeighbour(raw, p, epochs)
+	if err != nil {
+		return nil, err
+	}
+	if err := envelope.VerifyProof(e, m.CoreHash(), &m.Proof); err != nil {
+		return nil, fmt.Errorf("envelope %s: %w", m.CoreHash().Short(), err)
+	}
+	return m, nil
+}
+
+// CheckNeighbour is CheckManifest without the proof of knowledge, for an envelope
+// that nobody opens and that only shows that nothing is missing beside it.
+func (l *Log) CheckNeighbour(raw []byte, p *Proof, epochs map[codec.Hash]*Epoch) (*manifest.Manifest, error) {
 	m, err := manifest.Parse(raw)
 	if err != nil {
 		return nil, err
@@ -108,8 +121,20 @@ func (l *Log) CheckManifest(raw []byte, p *Proof, e []byte, epochs map[codec.Has
 	if !epoch.Devices.Contains(m.Header.Device) {
 		return nil, fmt.Errorf("envelope %s: its device was not in the conversation", m.CoreHash().Short())
 	}
-	if err := envelope.VerifyProof(e, m.CoreHash(), &m.Proof); err != nil {
-		return nil, fmt.Errorf("envelope %s: %w", m.CoreHash().Short(), err)
-	}
 	return m, nil
+}
+
+// Receipt times of envelopes, in milliseconds about their day, that
+// control.State.CheckHeader allows.
+const (
+	milliDay  = 86_400_000
+	dayBefore = 72 * 3_600_000 // a message may be received this long after its day
+	dayAfter  = 10 * 60_000    // and this long before it
+)
+
+// Window returns the receipt times, from lo up to but not hi, in milliseconds
+// since 1970, that an envelope of the requested days can have: a conversation is
+// shown complete for these days where all that it received then is shown.
+func Window(r *control.Request) (lo, hi int64) {
+	return int64(r.FromDay)*milliDay - dayAfter, (int64(r.ToDay)+1)*milliDay + dayBefore
 }

@@ -283,7 +283,7 @@ func (v *verifier) nothingElse() (string, error) {
 			return "", fmt.Errorf("entry %d is opened, and is neither the request nor its matter", o.Index)
 		}
 	}
-	lo, hi := pack.Window(&v.request.Request)
+	lo, hi := request.Window(&v.request.Request)
 	needed := map[codec.Hash]bool{}
 	custodian := map[codec.ID]bool{}
 	for _, it := range v.items {

@@ -77,12 +77,21 @@ func (v *verifier) envelope(it *item, publics map[codec.Hash]*envelope.PublicKey
 			return fmt.Errorf("envelope %s, sealed again: %w", it.core.Short(), envelope.ErrMismatch)
 		}
 	}
-	m, err := v.log.CheckManifest(it.Manifest, &it.Proof, e, v.epochs)
+	m, err := v.log.CheckNeighbour(it.Manifest, &it.Proof, v.epochs)
 	if err != nil {
 		return err
 	}
 	it.device, _ = v.state.Device(m.Header.Device)
 	it.roster = v.epochs[m.Transport.Roster].Devices
+	if it.Neighbour() {
+		if v.within(control.PhaseRecord, it) == nil || v.within(control.PhaseIndex, it) == nil {
+			return fmt.Errorf("envelope %s is in scope, and only its place is shown", it.core.Short())
+		}
+		return nil
+	}
+	if err := envelope.VerifyProof(e, it.core, &m.Proof); err != nil {
+		return fmt.Errorf("envelope %s: %w", it.core.Short(), err)
+	}
 	if m.Transport.Tags.IsZero() && len(it.Tags) == 0 {
 		return nil
 	}
@@ -198,7 +207,7 @@ func (v *verifier) completeness() (string, error) {
 	if v.heads == nil {
 		return "", errors.New("the leaf of heads is not in the log")
 	}
-	lo, hi := pack.Window(&v.request.Request)
+	lo, hi := request.Window(&v.request.Request)
 	shown := map[codec.ID]bool{}
 	places := 0
 	for _, conversation := range pack.Order(v.leaves) {

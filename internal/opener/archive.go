@@ -67,7 +67,7 @@ type item struct {
 	leaf
 	manifest *manifest.Manifest
 	core     codec.Hash
-	envelope *envelope.Envelope
+	envelope *envelope.Envelope // nil of a neighbour
 	tags     []byte
 	member   codec.ID // of the sending device
 
@@ -122,6 +122,10 @@ func (s *session) receipt(raw []byte, kind manifest.LeafKind, object codec.Hash)
 	if err != nil {
 		return leaf{}, fmt.Errorf("%w: %w", ErrWithheld, err)
 	}
+	return s.leafOf(r, kind, object)
+}
+
+func (s *session) leafOf(r *manifest.Receipt, kind manifest.LeafKind, object codec.Hash) (leaf, error) {
 	if r.Object != object || r.Opening.Body.Kind != kind {
 		return leaf{}, fmt.Errorf("%w: the receipt at leaf %d is for something else", ErrWithheld, r.Index)
 	}
@@ -195,11 +199,15 @@ func (s *session) takeRoster(r *wire.ArchiveRoster, fresh func(leaf) (bool, erro
 	return nil
 }
 
-// takeItem takes a message, or a void, which comes in the manifest's place with
-// no envelope.
+// takeItem takes a message, or a void, which comes in the manifest's place. What
+// the request doesn't cover comes without its envelope.
 func (s *session) takeItem(w *wire.ArchiveItem, fresh func(leaf) (bool, error)) error {
-	if len(w.Envelope) == 0 {
-		l, err := s.receipt(w.Receipt, manifest.LeafVoid, manifest.VoidHash(w.Manifest))
+	r, err := manifest.OpenReceipt(s.genesis.ReceiptKey, w.Receipt)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrWithheld, err)
+	}
+	if r.Opening.Body.Kind == manifest.LeafVoid {
+		l, err := s.leafOf(r, manifest.LeafVoid, manifest.VoidHash(w.Manifest))
 		if err != nil {
 			return err
 		}
@@ -213,14 +221,18 @@ func (s *session) takeItem(w *wire.ArchiveItem, fresh func(leaf) (bool, error)) 
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrWithheld, err)
 	}
-	l, err := s.receipt(w.Receipt, manifest.LeafMessage, m.Hash())
+	l, err := s.leafOf(r, manifest.LeafMessage, m.Hash())
 	if err != nil {
 		return err
 	}
 	if ok, err := fresh(l); err != nil || !ok {
 		return err
 	}
-	it := &item{leaf: l, manifest: m, core: m.CoreHash(), tags: w.Tags}
+	it := &item{leaf: l, manifest: m, core: m.CoreHash()}
+	s.archive.items = append(s.archive.items, it)
+	if len(w.Envelope) == 0 {
+		return nil
+	}
 	if it.envelope, err = envelope.Parse(w.Envelope); err != nil {
 		return fmt.Errorf("%w: envelope %s: %w", ErrWithheld, it.core.Short(), err)
 	}
@@ -230,7 +242,7 @@ func (s *session) takeItem(w *wire.ArchiveItem, fresh func(leaf) (bool, error)) 
 	if err := checkTags(m, w.Tags); err != nil {
 		return fmt.Errorf("%w: envelope %s: %w", ErrWithheld, it.core.Short(), err)
 	}
-	s.archive.items = append(s.archive.items, it)
+	it.tags = w.Tags
 	return nil
 }
 
@@ -266,7 +278,7 @@ func (a *archive) leaves() []*leaf {
 // with a neighbour at each end, and makes sure that nothing in it is missing.
 func (s *session) trim() error {
 	a := s.archive
-	lo, hi := pack.Window(&s.request)
+	lo, hi := request.Window(&s.request)
 	keep := map[int64]bool{}
 	var leaves []pack.Leaf
 	for _, l := range a.leaves()[1:] {
@@ -422,9 +434,10 @@ func (s *session) check(ctx context.Context) error {
 				return
 			}
 		}
+		r, _ := st.Request(s.Config.Request)
 		failed = parallel(len(a.items), func(i int) error {
 			it := a.items[i]
-			if _, err := log.CheckManifest(it.manifest.Bytes(), &it.proof, it.envelope.E(), a.epochs); err != nil {
+			if err := it.check(log, r, a.epochs); err != nil {
 				return err
 			}
 			device, _ := st.Device(it.manifest.Header.Device)
@@ -444,6 +457,24 @@ func (s *session) check(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", ErrWithheld, failed)
 	}
 	s.narrow()
+	return nil
+}
+
+// check checks an item, and that it came with its envelope where a phase may
+// need that.
+func (it *item) check(log *request.Log, r *control.RequestState, epochs map[codec.Hash]*request.Epoch) error {
+	if it.envelope != nil {
+		_, err := log.CheckManifest(it.manifest.Bytes(), &it.proof, it.envelope.E(), epochs)
+		return err
+	}
+	if _, err := log.CheckNeighbour(it.manifest.Bytes(), &it.proof, epochs); err != nil {
+		return err
+	}
+	for _, phase := range []control.Phase{control.PhaseIndex, control.PhaseRecord} {
+		if request.Within(log.State, r, phase, it.manifest, epochs[it.manifest.Transport.Roster].Devices) == nil {
+			return fmt.Errorf("envelope %s is in scope and came without its bytes", it.core.Short())
+		}
+	}
 	return nil
 }
 

@@ -166,7 +166,7 @@ func (s *session) body(export []byte) (*pack.Body, error) {
 		out := pack.Item{Manifest: it.manifest.Bytes(), Proof: it.proof, Tags: it.tags}
 		if it.opened != nil {
 			out.Opened = &pack.Opened{Seed: it.opened.seed, Record: it.opened.record}
-		} else {
+		} else if it.envelope != nil {
 			out.E = it.envelope.E()
 		}
 		b.Items = append(b.Items, out)

@@ -414,6 +414,9 @@ func (s *FakeServer) Archive(ctx context.Context, request codec.Hash, after uint
 		}
 		item := *l.item
 		item.Acks = s.Acks
+		if m, err := manifest.Parse(item.Manifest); err == nil && (m.Header.Day < s.w.Body.FromDay || m.Header.Day > s.w.Body.ToDay) {
+			item.Envelope, item.Tags = nil, nil
+		}
 		page.Items = append(page.Items, item)
 	}
 	return page, nil
