@@ -5,12 +5,15 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"chancery/codec"
 	"chancery/control"
+	"chancery/envelope"
 	"chancery/internal/opener"
 	"chancery/internal/opener/openertest"
 	"chancery/pack"
@@ -258,4 +261,41 @@ func TestLiarsThatDontProve(t *testing.T) {
 		t.Errorf("named %q", result.Faults)
 	}
 	verified(t, w, data)
+}
+
+// A request for days that are over shows each conversation from the last leaf
+// before to the first one after, and opens those days alone.
+func TestPastDays(t *testing.T) {
+	clock := time.Date(2026, 3, 5, 12, 0, 0, 0, time.UTC)
+	first := envelope.DayOf(clock)
+	w := openertest.New(t, openertest.Options{
+		Clock: &clock, Days: [2]uint32{first + 2, first + 3},
+		Messages: func(w *openertest.World) {
+			for day := range 9 {
+				clock = clock.Add(24 * time.Hour)
+				w.Send(w.Pair, w.Other, "pair", fmt.Sprintf("budget of day %d", day+1))
+				w.Send(w.Pair, w.Other, "pair", "nothing")
+			}
+		},
+	})
+	result, export, data := w.Open()
+	if got := texts(t, export); !slices.Equal(got, []string{"budget of day 2", "budget of day 3"}) {
+		t.Errorf("exported %q", got)
+	}
+	verified(t, w, data)
+	p, err := pack.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	neighbours := 0
+	for i := range p.Body.Items {
+		if p.Body.Items[i].Neighbour() {
+			neighbours++
+		}
+	}
+	// Of the pair: the last of day 1, and days 4 to 6 with the first of day 7; of
+	// the group: its last.
+	if len(p.Body.Items) > 25 || neighbours == 0 || result.Items != len(p.Body.Items) {
+		t.Errorf("%d items, %d neighbours, result %d", len(p.Body.Items), neighbours, result.Items)
+	}
 }

@@ -58,9 +58,11 @@ type World struct {
 
 // Options change what a World is.
 type Options struct {
-	Terms    []string // nil means "budget"; empty means a request without a search
-	MaxCount uint64   // 0 means 100
-	Approve  int      // 0 means 3
+	Terms    []string   // nil means "budget"; empty means a request without a search
+	MaxCount uint64     // 0 means 100
+	Approve  int        // 0 means 3
+	Clock    *time.Time // what the world's clock shows; nil means now
+	Days     [2]uint32  // first and last day requested; zero means yesterday and today
 	// Messages sends further messages, before the request is made.
 	Messages func(w *World)
 }
@@ -71,7 +73,11 @@ type Options struct {
 // envelope for each epoch, and a request with three approvals.
 func New(t testing.TB, opts Options) *World {
 	t.Helper()
-	o := orgtest.New(t)
+	now := time.Now
+	if opts.Clock != nil {
+		now = func() time.Time { return *opts.Clock }
+	}
+	o := orgtest.NewWith(t, orgtest.Options{Now: now})
 	w := &World{T: t, Org: o, Keyholders: map[string]*FakeHolder{}, Guards: map[string]*FakeHolder{}}
 	w.Server = &FakeServer{w: w, heads: map[codec.ID]manifest.Head{}}
 	w.Custodian, w.Other, w.Outsider = o.NewMember(), o.NewMember(), o.NewMember()
@@ -196,6 +202,9 @@ func (w *World) ask(opts Options) {
 		Custodians: []codec.ID{w.Custodian.Member}, FromDay: today - 1, ToDay: today,
 		MaxCount: cmp.Or(opts.MaxCount, 100), Search: len(terms) > 0, Details: w.Details.Hash(), Recipient: key.PublicKey().Bytes(),
 		Evidence: control.EvidenceNone, Expiry: o.Now().Add(time.Hour).UnixMilli(),
+	}
+	if opts.Days[1] != 0 {
+		w.Body.FromDay, w.Body.ToDay = opts.Days[0], opts.Days[1]
 	}
 	w.Request = o.Add(&w.Body, reviewer)
 	for i := range cmp.Or(opts.Approve, 3) {
