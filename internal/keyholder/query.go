@@ -69,8 +69,6 @@ func (h *holder) judge(ctx context.Context, raw []byte) (answer []byte, refusal 
 	if err != nil {
 		return nil, no(request.CodeMalformed, "%v", err)
 	}
-	release := h.take(q.Request)
-	defer release()
 	j := &judgement{holder: h, query: q, raw: raw}
 	defer j.erase()
 	answer, refusal = j.run(ctx)
@@ -93,10 +91,13 @@ func (j *judgement) run(ctx context.Context) ([]byte, *request.Refusal) {
 	if r := j.addressed(); r != nil {
 		return nil, r
 	}
-	if err := j.sync(ctx); err != nil {
-		return nil, no(request.CodeStale, "couldn't bring the control log up to date: %v", err)
+	if r := j.current(ctx); r != nil {
+		return nil, r
 	}
-	if r := j.standing(); r != nil {
+	// Only queries that their opener signed take turns: strangers could keep
+	// others waiting. What happened during the wait counts.
+	defer j.take(j.query.Request)()
+	if r := j.current(ctx); r != nil {
 		return nil, r
 	}
 	messages, r := j.checkpoint(ctx)
@@ -130,6 +131,14 @@ func (j *judgement) addressed() *request.Refusal {
 		return no(request.CodeMalformed, "%d rosters", len(q.Rosters))
 	}
 	return nil
+}
+
+// current is standing by the newest log there is.
+func (j *judgement) current(ctx context.Context) *request.Refusal {
+	if err := j.sync(ctx); err != nil {
+		return no(request.CodeStale, "couldn't bring the control log up to date: %v", err)
+	}
+	return j.standing()
 }
 
 // standing decides everything about the request that the log, what was handed
