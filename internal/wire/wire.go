@@ -180,6 +180,7 @@ const (
 	DeliveryCommit  = 2 // Manifest (commit statement), Receipt, Body (MLS commit), Roster
 	DeliveryWelcome = 3 // Manifest (commit statement), Receipt, Body (MLS Welcome), Roster
 	DeliveryNotice  = 4 // Body: an Opening of a hold that names the device's member
+	DeliveryVoid    = 5 // Manifest (void), Receipt: a position without a message
 )
 
 // Delivery is one item of a device's queue, in order.
