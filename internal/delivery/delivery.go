@@ -22,6 +22,7 @@ import (
 
 	"chancery/codec"
 	"chancery/control"
+	"chancery/envelope"
 	"chancery/internal/store"
 	"chancery/internal/wire"
 	"chancery/ledger"
@@ -558,6 +559,32 @@ func (s *Server) Heads(ctx context.Context) (*wire.Heads, error) {
 		return nil, err
 	}
 	return &wire.Heads{Heads: rows[0].leaf.Object, Receipt: rows[0].leaf.Receipt}, nil
+}
+
+// DailyHeads does what Heads does where it wasn't done yet on this day and there
+// are conversations.
+func (s *Server) DailyHeads(ctx context.Context) error {
+	s.mu.RLock()
+	own, n := s.conversations[codec.ID{}], len(s.conversations)
+	s.mu.RUnlock()
+	if n == 0 {
+		return nil
+	}
+	if own != nil {
+		leaf, err := s.Store.Leaf(ctx, own.Last)
+		if err != nil {
+			return err
+		}
+		r, err := manifest.OpenReceipt(s.Receipt.PublicKey(), leaf.Receipt)
+		if err != nil {
+			return err
+		}
+		if envelope.DayOf(time.UnixMilli(r.Opening.Body.Time)) == envelope.DayOf(s.Now()) {
+			return nil
+		}
+	}
+	_, err := s.Heads(ctx)
+	return err
 }
 
 func (b *batch) heads() *manifest.Heads {

@@ -110,6 +110,21 @@ func Sign(r *http.Request, body []byte, auth Auth, now time.Time) error {
 	return nil
 }
 
+// Claimed returns who a request says that it is signed by, so that a stranger
+// can be turned away before its body is read. Nothing may rest on it before
+// Verify. It returns ErrUnsigned or ErrMalformed, wrapped.
+func Claimed(r *http.Request) (Identity, error) {
+	if len(r.Header.Values("Signature-Input")) == 0 && len(r.Header.Values("Signature")) == 0 {
+		return Identity{}, ErrUnsigned
+	}
+	input, err := single(r, "Signature-Input")
+	if err != nil {
+		return Identity{}, err
+	}
+	p, err := parseInput(input)
+	return p.Identity, err
+}
+
 // Verify checks that a request with this body was signed within Window of now,
 // and returns by whom. It returns ErrUnsigned, ErrMalformed, ErrTime or
 // codec.ErrSignature, wrapped.
