@@ -91,7 +91,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			return nil, err
 		}
 	}
-	return r, nil
+	return r, sending(ctx, r, o)
 }
 
 // cost adds a row in microseconds an operation.

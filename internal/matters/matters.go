@@ -213,3 +213,13 @@ func (d *Desk) Export(ctx context.Context, h, production codec.Hash, records uin
 	leaf, _, err := d.log(ctx, &control.Export{Nonce: codec.NewID(), Request: h, Production: production, Records: records})
 	return leaf, err
 }
+
+// Revoke ends a device, for holders at once: what it sends afterwards opens
+// nowhere.
+func (d *Desk) Revoke(ctx context.Context, device codec.Hash, reason string) (codec.Hash, error) {
+	h, submit, err := d.log(ctx, &control.Revocation{Device: device, Reason: reason})
+	if err != nil {
+		return h, err
+	}
+	return h, d.handOver(ctx, submit)
+}

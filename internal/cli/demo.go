@@ -1,0 +1,161 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"chancery/internal/bench"
+	"chancery/internal/custody"
+	"chancery/internal/demo"
+	"chancery/internal/home"
+)
+
+func (a *app) demoCommand() *cobra.Command {
+	o := demo.Options{}
+	var summaryFile string
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Play the whole path on this machine: send, seal, hold, approve, open, verify",
+		Long: `Play the whole path on this machine, with real processes and real cryptography:
+a server, two witnesses, five keyholders in three jurisdictions of which any
+three open, two guards, an opener and the members' devices.
+
+The corpus is JSON lines with id, channel, sender, ts and text. A line with
+recipients belongs to the conversation of its sender, recipients, cc and bcc;
+any other to its channel's group, which a member joins at the first message.
+The search is for one word in the text, as a whole, in upper or lower case.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if o.Binary, err = os.Executable(); err != nil {
+				return fmt.Errorf("couldn't find this program: %w", err)
+			}
+			if o.Dir == "" {
+				if o.Dir, err = os.MkdirTemp("", "chancery-demo-"); err != nil {
+					return fmt.Errorf("couldn't make a folder: %w", err)
+				}
+			}
+			if o.Corpus == "" && o.Term == "" {
+				o.Term = "invoice"
+			}
+			if o.Term == "" {
+				return &usageError{fmt.Errorf("--term is needed with --corpus: the word to search for")}
+			}
+			o.Out = a.out
+			if a.json {
+				o.Out = a.err
+			}
+			summary, err := demo.Run(cmd.Context(), o)
+			if err != nil {
+				return hint(err, "the programs' logs are in %s", filepath.Join(o.Dir, "logs"))
+			}
+			data, err := json.MarshalIndent(summary, "", "  ")
+			if err != nil {
+				return err
+			}
+			if summaryFile != "" {
+				if err := home.WriteFile(summaryFile, append(data, '\n'), 0o644); err != nil {
+					return err
+				}
+			}
+			if a.json {
+				_, err = a.out.Write(append(data, '\n'))
+				return err
+			}
+			fmt.Fprintf(a.out, "\nexport    %s\nevidence  %s\ncheck it  chancery verify --org %s %s\n\nverified\n",
+				summary.ExportFile, summary.EvidencePack, summary.Organisation, summary.EvidencePack)
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.Dir, "dir", "", "folder for everything, empty at the start (default: a new one)")
+	f.StringVar(&o.Corpus, "corpus", "", "JSON lines to play (default: a conversation that ships with the program)")
+	f.IntVar(&o.Limit, "limit", 0, "most messages to send, 0 for all")
+	f.StringVar(&o.Term, "term", "", "word to search for (default: invoice, in the conversation that ships)")
+	f.StringArrayVar(&o.Custodians, "custodian", nil, "name of a member whose messages are searched (repeat; default: everybody)")
+	f.BoolVar(&o.Keep, "keep", false, "leave it running at the end, until Ctrl-C")
+	// With a value --json names the summary's file; as everywhere else without
+	// one it prints it.
+	f.StringVar(&summaryFile, "json", "", "file for a summary in JSON, or - for standard output")
+	c.PreRun = func(*cobra.Command, []string) {
+		if summaryFile == "-" {
+			a.json, summaryFile = true, ""
+		}
+	}
+	return c
+}
+
+func (a *app) devicesCommand() *cobra.Command {
+	var o demo.DeviceOptions
+	c := &cobra.Command{
+		Use: "demo-devices", Short: "Host the demo's devices", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			key, err := os.ReadFile(o.KeyFile)
+			if err != nil {
+				return fmt.Errorf("couldn't read the devices' key: %w", err)
+			}
+			defer clear(key)
+			if len(key) != len(o.Key) {
+				return fmt.Errorf("%s has %d bytes, want %d", o.KeyFile, len(key), len(o.Key))
+			}
+			o.Key, o.Out, o.Log = [custody.KeySize]byte(key), a.out, a.log()
+			return demo.RunDevices(cmd.Context(), o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.Dir, "dir", "", "folder of the devices' states")
+	f.StringVar(&o.KeyFile, "key-file", "", "key that seals the states")
+	f.StringVar(&o.Corpus, "corpus", "", "JSON lines to play")
+	f.IntVar(&o.Limit, "limit", 0, "most messages to send")
+	f.StringVar(&o.Invitations, "invitations", "", "file with the members' invitations")
+	return c
+}
+
+func (a *app) benchCommand() *cobra.Command {
+	var markdown string
+	var budget time.Duration
+	c := &cobra.Command{
+		Use: "bench", Short: "Measure what it costs, each figure beside a raw limit of this machine", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			self, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("couldn't find this program: %w", err)
+			}
+			dir, err := os.MkdirTemp("", "chancery-bench-")
+			if err != nil {
+				return fmt.Errorf("couldn't make a folder: %w", err)
+			}
+			defer os.RemoveAll(dir)
+			report, err := bench.Run(cmd.Context(), bench.Options{
+				Budget: budget, Dir: dir, Binary: self,
+				Progress: func(name string) { fmt.Fprintf(a.err, "measuring %s\n", name) },
+			})
+			if err != nil {
+				return err
+			}
+			if markdown != "" {
+				f, err := os.Create(markdown)
+				if err != nil {
+					return fmt.Errorf("couldn't write the figures: %w", err)
+				}
+				defer f.Close()
+				if err := report.Markdown(f); err != nil {
+					return err
+				}
+				return f.Close()
+			}
+			if a.json {
+				return json.NewEncoder(a.out).Encode(report)
+			}
+			return report.Text(a.out)
+		},
+	}
+	c.Flags().StringVar(&markdown, "markdown", "", "write docs/performance.md's form to this file")
+	c.Flags().DurationVar(&budget, "budget", time.Second, "time for each side of a row")
+	return c
+}

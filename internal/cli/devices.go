@@ -1,0 +1,459 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"chancery/client"
+	"chancery/client/remote"
+	"chancery/client/state"
+	"chancery/codec"
+	"chancery/control"
+	"chancery/envelope"
+	"chancery/internal/ceremony"
+	"chancery/internal/custody"
+	"chancery/internal/home"
+	"chancery/internal/httpsig"
+	"chancery/internal/replica"
+	"chancery/internal/stopgap"
+)
+
+const labelDeviceKey = "device-key"
+
+// deviceFlags say which device acts.
+type deviceFlags struct {
+	dir     string
+	keyFile string
+}
+
+func (f *deviceFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.dir, "device", "device", "folder of the device")
+	c.Flags().StringVar(&f.keyFile, "key-file", "", "file with the 32-byte key that seals the device's state; made if missing at enrolment (default: a passphrase from CHANCERY_PASSPHRASE or the terminal)")
+}
+
+// stateKey returns the key that seals a device's state, itself sealed under the
+// key file or passphrase.
+func stateKey(dir string, secret custody.Secret, create bool) (*[state.KeySize]byte, error) {
+	path := filepath.Join(dir, "key.sealed")
+	if _, err := os.Stat(path); create && errors.Is(err, fs.ErrNotExist) {
+		key := codec.NewPrivateKey().Seed() // 32 random bytes
+		defer clear(key)
+		if err := custody.SealFile(path, secret, labelDeviceKey, key); err != nil {
+			return nil, err
+		}
+	}
+	key, err := custody.OpenFile(path, secret, labelDeviceKey)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	if len(key) != state.KeySize {
+		return nil, fmt.Errorf("%s holds no device key", path)
+	}
+	out := [state.KeySize]byte(key)
+	return &out, nil
+}
+
+// deviceConfig connects a device to the organisation that its folder is pinned
+// to.
+func (a *app) deviceConfig(cmd *cobra.Command, dir string) (client.Config, *remote.Client, error) {
+	h, err := home.Load(dir)
+	if err != nil {
+		return client.Config{}, nil, hint(err, "enrol the device first: `chancery device enrol --invite FILE`")
+	}
+	r := replica.New(h.Organisation)
+	memory, err := os.ReadFile(memoryPath(dir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return client.Config{}, nil, fmt.Errorf("couldn't read the remembered checkpoint: %w", err)
+	}
+	r.Remember(memory)
+	server := remote.New(h.Server, nil, nil)
+	if err := r.Sync(cmd.Context(), server); err != nil {
+		return client.Config{}, nil, err
+	}
+	if err := home.WriteFile(memoryPath(dir), r.Memory(), 0o644); err != nil {
+		return client.Config{}, nil, err
+	}
+	return client.Config{
+		Replica: r, Groups: stopgap.New(time.Now),
+		Connect: func(key codec.Signer) client.Server { return server.As(httpsig.Ed25519(key)) },
+	}, server, nil
+}
+
+// device opens a device and brings it up to date.
+func (a *app) device(cmd *cobra.Command, f *deviceFlags) (*client.Device, *remote.Client, error) {
+	cfg, server, err := a.deviceConfig(cmd, f.dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	secret, err := a.secret(f.keyFile, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := stateKey(f.dir, secret, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := client.Open(cfg, f.dir, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return d, server.As(httpsig.Ed25519(d.Signer())), nil
+}
+
+func (a *app) deviceCommand() *cobra.Command {
+	c := &cobra.Command{Use: "device", Short: "Enrol devices, list them, revoke them"}
+	var f deviceFlags
+	var invite string
+	enrol := &cobra.Command{
+		Use:   "enrol",
+		Short: "Enrol a device under an invitation",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			data, err := os.ReadFile(invite)
+			if err != nil {
+				return fmt.Errorf("couldn't read the invitation: %w", err)
+			}
+			i, err := ceremony.ParseInvite(data)
+			if err != nil {
+				return err
+			}
+			invitation, err := i.Key()
+			if err != nil {
+				return err
+			}
+			if err := (&home.Home{Organisation: i.Organisation, Server: i.Server}).Save(f.dir); err != nil {
+				return err
+			}
+			cfg, _, err := a.deviceConfig(cmd, f.dir)
+			if err != nil {
+				return err
+			}
+			secret, err := a.secret(f.keyFile, true)
+			if err != nil {
+				return err
+			}
+			key, err := stateKey(f.dir, secret, true)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := deadline(cmd)
+			defer cancel()
+			d, err := client.Enrol(ctx, cfg, client.Enrolment{Dir: f.dir, Key: key, Member: i.Member, Name: i.Name, Invitation: invitation})
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			return a.print(map[string]any{"device": d.Hash(), "member": d.Member()}, "device %s of %s is enrolled", d.Hash().Short(), i.Name)
+		},
+	}
+	f.add(enrol)
+	enrol.Flags().StringVar(&invite, "invite", "", "the invitation file (required)")
+	must(enrol.MarkFlagRequired("invite"))
+
+	var key, reason string
+	revoke := &cobra.Command{
+		Use:   "revoke DEVICE",
+		Short: "Revoke a lost device",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, d, err := a.desk(cmd, key)
+			if err != nil {
+				return err
+			}
+			var known []codec.Hash
+			s.replica.Read(func(st *control.State) {
+				for _, m := range st.Members() {
+					known = append(known, st.Devices(m)...)
+				}
+			})
+			device, err := parseHash(args[0], known)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := deadline(cmd)
+			defer cancel()
+			leaf, err := d.Revoke(ctx, device, reason)
+			if err != nil {
+				return err
+			}
+			return a.print(map[string]any{"leaf": leaf}, "device %s is revoked", device.Short())
+		},
+	}
+	keyFlag(revoke, &key)
+	revoke.Flags().StringVar(&reason, "reason", "lost", "reason")
+	c.AddCommand(enrol, revoke)
+	return c
+}
+
+func (a *app) conversationCommand() *cobra.Command {
+	c := &cobra.Command{Use: "conversation", Short: "Open conversations and see who is in them"}
+	var f deviceFlags
+	var name string
+	var with []string
+	create := &cobra.Command{
+		Use:   "new",
+		Short: "Open a conversation: a group, one other member, or a note to self",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, server, err := a.device(cmd, &f)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			byName, _, err := names(cmd, server)
+			if err != nil {
+				return err
+			}
+			members, err := resolve(byName, with)
+			if err != nil {
+				return err
+			}
+			id, err := d.Create(cmd.Context(), name, members)
+			if err != nil {
+				return err
+			}
+			return a.print(map[string]any{"conversation": id}, "%s", id)
+		},
+	}
+	f.add(create)
+	create.Flags().StringVar(&name, "name", "", "its name, which the server never learns")
+	create.Flags().StringArrayVar(&with, "member", nil, "name or id of another member (repeat)")
+
+	var lf deviceFlags
+	list := &cobra.Command{
+		Use:   "list",
+		Short: "List the device's conversations",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, server, err := a.device(cmd, &lf)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			if _, err := d.Sync(cmd.Context()); err != nil {
+				return err
+			}
+			all, err := d.Conversations()
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return json.NewEncoder(a.out).Encode(all)
+			}
+			_, byID, err := names(cmd, server)
+			if err != nil {
+				return err
+			}
+			for _, x := range all {
+				var who []string
+				for _, m := range x.Members {
+					who = append(who, byID[m])
+				}
+				fmt.Fprintf(a.out, "%s  %-24q %s\n", x.ID, x.Name, strings.Join(who, ", "))
+			}
+			return nil
+		},
+	}
+	lf.add(list)
+
+	change := func(use, short string, act func(cmd *cobra.Command, d *client.Device, id codec.ID, members []codec.ID) error) *cobra.Command {
+		var f deviceFlags
+		c := &cobra.Command{
+			Use: use + " CONVERSATION MEMBER...", Short: short, Args: cobra.MinimumNArgs(2),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				id, err := codec.ParseID(args[0])
+				if err != nil {
+					return &usageError{fmt.Errorf("the conversation's id: %w", err)}
+				}
+				d, server, err := a.device(cmd, &f)
+				if err != nil {
+					return err
+				}
+				defer d.Close()
+				byName, _, err := names(cmd, server)
+				if err != nil {
+					return err
+				}
+				members, err := resolve(byName, args[1:])
+				if err != nil {
+					return err
+				}
+				if _, err := d.Sync(cmd.Context()); err != nil {
+					return err
+				}
+				if err := act(cmd, d, id, members); err != nil {
+					return err
+				}
+				return a.print(map[string]any{"conversation": id}, "done")
+			},
+		}
+		f.add(c)
+		return c
+	}
+	c.AddCommand(create, list,
+		change("add", "Add members", func(cmd *cobra.Command, d *client.Device, id codec.ID, m []codec.ID) error {
+			return d.Add(cmd.Context(), id, m)
+		}),
+		change("remove", "Remove members", func(cmd *cobra.Command, d *client.Device, id codec.ID, m []codec.ID) error {
+			return d.Remove(cmd.Context(), id, m)
+		}))
+	return c
+}
+
+func (a *app) sendCommand() *cobra.Command {
+	var f deviceFlags
+	var reply, edit, remove, react string
+	c := &cobra.Command{
+		Use:   "send CONVERSATION [TEXT]",
+		Short: "Say something in a conversation; the text is read from standard input where it is -",
+		Args:  cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := codec.ParseID(args[0])
+			if err != nil {
+				return &usageError{fmt.Errorf("the conversation's id: %w", err)}
+			}
+			draft := client.Draft{}
+			actions := 0
+			for action, target := range map[uint8]string{
+				envelope.ActionReply: reply, envelope.ActionEdit: edit, envelope.ActionDelete: remove, envelope.ActionReaction: react,
+			} {
+				if target != "" {
+					draft.Action, draft.Target = action, target
+					actions++
+				}
+			}
+			if actions > 1 {
+				return &usageError{errors.New("a message is one of a reply, an edit, a deletion and a reaction")}
+			}
+			if len(args) == 2 {
+				draft.Text = args[1]
+			}
+			if draft.Text == "-" {
+				data, err := readAll(a.in, envelope.MaxTextSize)
+				if err != nil {
+					return fmt.Errorf("couldn't read the text: %w", err)
+				}
+				draft.Text = string(data)
+			}
+			if draft.Text == "" && remove == "" {
+				return &usageError{errors.New("there is no text")}
+			}
+			d, _, err := a.device(cmd, &f)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			if _, err := d.Sync(cmd.Context()); err != nil {
+				return err
+			}
+			sent, err := d.Send(cmd.Context(), id, draft)
+			if err != nil {
+				return err
+			}
+			if sent.Queued {
+				return a.print(sent, "the server can't be reached: message %s goes with the next send or read", sent.ID)
+			}
+			return a.print(sent, "sent %s, archived as envelope %s, leaf %d", sent.ID, sent.Core.Short(), sent.Leaf)
+		},
+	}
+	f.add(c)
+	c.Flags().StringVar(&reply, "reply", "", "id of the message that this replies to")
+	c.Flags().StringVar(&edit, "edit", "", "id of the message that this replaces")
+	c.Flags().StringVar(&remove, "delete", "", "id of the message to delete")
+	c.Flags().StringVar(&react, "react", "", "id of the message that this is a reaction to")
+	return c
+}
+
+func (a *app) readCommand() *cobra.Command {
+	var f deviceFlags
+	var conversation string
+	c := &cobra.Command{
+		Use:   "read",
+		Short: "Receive, check and show messages, with how far each is archived",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, _, err := a.device(cmd, &f)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			sum, err := d.Sync(cmd.Context())
+			if err != nil {
+				return err
+			}
+			for _, n := range sum.Notices {
+				fmt.Fprintf(a.err, "legal hold %s: %s\nhint: say that you have read it: `chancery hold acknowledge %s`\n", n.Hold.Short(), n.Text, n.Hold)
+			}
+			all, err := d.Conversations()
+			if err != nil {
+				return err
+			}
+			enc := json.NewEncoder(a.out)
+			for _, x := range all {
+				if conversation != "" && x.ID.String() != conversation {
+					continue
+				}
+				if !a.json {
+					fmt.Fprintf(a.out, "%s %q\n", x.ID, x.Name)
+				}
+				timeline, err := d.Timeline(x.ID)
+				if err != nil {
+					return err
+				}
+				for _, e := range timeline {
+					if err := a.printEntry(enc, e); err != nil {
+						return err
+					}
+				}
+				if x.Next > 0 {
+					if err := d.MarkRead(x.ID, x.Next-1); err != nil {
+						return err
+					}
+				}
+			}
+			if err := d.Acknowledge(cmd.Context()); err != nil {
+				return err
+			}
+			if n := d.Counters(); n.Mismatches > 0 {
+				return hint(fmt.Errorf("%d messages were archived otherwise than they were sent: they are not shown, and reported", n.Mismatches),
+					"docs/runbooks says what a mismatch report means")
+			}
+			return nil
+		},
+	}
+	f.add(c)
+	c.Flags().StringVar(&conversation, "conversation", "", "id of one conversation (default: all)")
+	return c
+}
+
+// printEntry shows a message as its member last had it.
+func (a *app) printEntry(enc *json.Encoder, e *client.Entry) error {
+	if a.json {
+		return enc.Encode(e)
+	}
+	text := e.Text
+	switch {
+	case e.Deleted:
+		text = "(deleted)"
+	case e.Edited:
+		text += " (edited)"
+	}
+	for reaction, who := range e.Reactions {
+		text += fmt.Sprintf(" [%s ×%d]", reaction, len(who))
+	}
+	state := "not archived yet"
+	if e.Archived {
+		state = "archived"
+	}
+	_, err := fmt.Fprintf(a.out, "  %s  %s  %s: %s  [%s]\n", e.ID, e.Time.UTC().Format("01-02 15:04"), e.Sender, text, state)
+	return err
+}

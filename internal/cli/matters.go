@@ -1,0 +1,520 @@
+package cli
+
+import (
+	"context"
+	"crypto/hpke"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"chancery/codec"
+	"chancery/control"
+	"chancery/envelope"
+	"chancery/internal/home"
+	"chancery/internal/httpsig"
+	"chancery/internal/matters"
+	"chancery/request"
+)
+
+func readRequestFile(path string) (*home.Request, *request.Details, error) {
+	f, d, err := home.ReadRequest(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, hint(err, "the requester has the file: `chancery search` and `chancery request` write it")
+	}
+	return f, d, err
+}
+
+// desk connects a person, with the holders to hand things to.
+func (a *app) desk(cmd *cobra.Command, path string) (*session, *matters.Desk, error) {
+	s, key, err := a.asPerson(cmd, path)
+	if err != nil {
+		return nil, nil, err
+	}
+	d := &matters.Desk{
+		Server: s.server, Replica: s.replica, Key: key, Holders: map[string]matters.Holder{}, Now: time.Now, Rand: rand.Reader,
+	}
+	endpoints := slices.Concat(s.home.Keyholders, s.home.Guards)
+	if len(endpoints) == 0 {
+		// A home that names no holders asks the server where they are. What is
+		// handed over is signed; a server that lies here is found out by a
+		// holder's status.
+		o, err := s.server.Organisation(cmd.Context())
+		if err != nil {
+			return nil, nil, err
+		}
+		endpoints = slices.Concat(o.Keyholders, o.Guards)
+	}
+	for name, h := range a.holders(endpoints, httpsig.SSH(key)) {
+		d.Holders[name] = h
+	}
+	return s, d, nil
+}
+
+// deadline bounds a command that waits for the witnesses.
+func deadline(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(cmd.Context(), stateTime)
+}
+
+// day reads a date as UTC days since 1970.
+func day(text string) (uint32, error) {
+	t, err := time.Parse(time.DateOnly, text)
+	if err != nil || t.Unix() < 0 {
+		return 0, &usageError{fmt.Errorf("%q is no date like 2026-11-22", text)}
+	}
+	return envelope.DayOf(t), nil
+}
+
+func dateOf(day uint32) string { return time.Unix(int64(day)*86400, 0).UTC().Format(time.DateOnly) }
+
+func (a *app) matterCommand() *cobra.Command {
+	c := &cobra.Command{Use: "matter", Short: "Open a matter and see how matters stand"}
+	var key, title, purpose, basis string
+	open := &cobra.Command{
+		Use:   "open",
+		Short: "Open a matter",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, d, err := a.desk(cmd, key)
+			if err != nil {
+				return err
+			}
+			details, err := request.NewDetails(rand.Reader, title, purpose, basis, nil)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := deadline(cmd)
+			defer cancel()
+			id, err := d.OpenMatter(ctx, details)
+			if err != nil {
+				return err
+			}
+			data, err := json.MarshalIndent(details, "", "  ")
+			if err != nil {
+				return err
+			}
+			if err := home.WriteFile(filepath.Join(a.home, "matters", id.String()+".json"), append(data, '\n'), 0o600); err != nil {
+				return err
+			}
+			return a.print(map[string]any{"matter": id}, "matter %s is open", id)
+		},
+	}
+	keyFlag(open, &key)
+	open.Flags().StringVar(&title, "title", "", "title, kept on this machine and in what you hand over (required)")
+	open.Flags().StringVar(&purpose, "purpose", "", "purpose")
+	open.Flags().StringVar(&basis, "legal-basis", "", "legal basis")
+	must(open.MarkFlagRequired("title"))
+
+	var listKey string
+	list := &cobra.Command{
+		Use:   "list",
+		Short: "List holds and requests, with their approvals",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, _, err := a.asPerson(cmd, listKey)
+			if err != nil {
+				return err
+			}
+			return a.printMatters(s)
+		},
+	}
+	keyFlag(list, &listKey)
+	c.AddCommand(open, list)
+	return c
+}
+
+func (a *app) printMatters(s *session) error {
+	type hold struct {
+		Hold         codec.Hash `json:"hold"`
+		Matter       codec.ID   `json:"matter"`
+		From         string     `json:"from"`
+		To           string     `json:"to"`
+		Custodians   int        `json:"custodians"`
+		Acknowledged int        `json:"acknowledged"`
+	}
+	type req struct {
+		Request    codec.Hash `json:"request"`
+		Matter     codec.ID   `json:"matter"`
+		From       string     `json:"from"`
+		To         string     `json:"to"`
+		Custodians int        `json:"custodians"`
+		MaxCount   uint64     `json:"max_count"`
+		Search     bool       `json:"search"`
+		Expiry     time.Time  `json:"expiry"`
+		Approvals  int        `json:"approvals"`
+		Uses       int        `json:"uses"`
+		State      string     `json:"state"`
+	}
+	var out struct {
+		Holds    []hold `json:"holds"`
+		Requests []req  `json:"requests"`
+	}
+	s.replica.Read(func(st *control.State) {
+		for _, h := range st.Holds() {
+			out.Holds = append(out.Holds, hold{h.Hash, h.Matter, dateOf(h.FromDay), dateOf(h.ToDay), len(h.Custodians), len(h.Acknowledged)})
+		}
+		for _, r := range st.Requests() {
+			state := "ready to open"
+			if policy, err := st.PolicyFor(r, time.Now().UnixMilli()); err != nil {
+				state = err.Error()
+			} else if err := request.Ready(r, &policy, time.Now().UnixMilli()); err != nil {
+				state = err.Error()
+			}
+			if r.Opening != nil {
+				state = fmt.Sprintf("opened: %d records", r.Opening.Exported)
+			}
+			out.Requests = append(out.Requests, req{
+				r.Hash, r.Matter, dateOf(r.FromDay), dateOf(r.ToDay), len(r.Custodians), r.MaxCount, r.Search,
+				time.UnixMilli(r.Expiry).UTC(), len(r.Approvals), len(r.Uses), state,
+			})
+		}
+	})
+	if a.json {
+		return json.NewEncoder(a.out).Encode(out)
+	}
+	for _, h := range out.Holds {
+		fmt.Fprintf(a.out, "hold     %s  %s to %s, %d custodians, acknowledged by %d devices\n", h.Hold.Short(), h.From, h.To, h.Custodians, h.Acknowledged)
+	}
+	for _, r := range out.Requests {
+		fmt.Fprintf(a.out, "request  %s  %s to %s, %d custodians, at most %d records, %d approvals: %s\n",
+			r.Request.Short(), r.From, r.To, r.Custodians, r.MaxCount, r.Approvals, r.State)
+	}
+	return nil
+}
+
+// scopeFlags are what holds and requests both name.
+type scopeFlags struct {
+	matter     string
+	custodians []string
+	from, to   string
+}
+
+func (f *scopeFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.matter, "matter", "", "the matter's id (required)")
+	c.Flags().StringArrayVar(&f.custodians, "custodian", nil, "name or id of a member whose messages are meant (repeat)")
+	c.Flags().StringVar(&f.from, "from", "", "first day, such as 2026-11-01 (required)")
+	c.Flags().StringVar(&f.to, "to", "", "last day (required)")
+	for _, name := range []string{"matter", "custodian", "from", "to"} {
+		must(c.MarkFlagRequired(name))
+	}
+}
+
+func (f *scopeFlags) read(cmd *cobra.Command, s *session) (matter codec.ID, custodians []codec.ID, from, to uint32, err error) {
+	if matter, err = codec.ParseID(f.matter); err != nil {
+		return matter, nil, 0, 0, &usageError{fmt.Errorf("--matter: %w", err)}
+	}
+	byName, _, err := names(cmd, s.server)
+	if err != nil {
+		return matter, nil, 0, 0, err
+	}
+	if custodians, err = resolve(byName, f.custodians); err != nil {
+		return matter, nil, 0, 0, err
+	}
+	if from, err = day(f.from); err != nil {
+		return matter, nil, 0, 0, err
+	}
+	to, err = day(f.to)
+	return matter, custodians, from, to, err
+}
+
+func (a *app) holdCommand() *cobra.Command {
+	c := &cobra.Command{Use: "hold", Short: "Legal holds: nothing they cover is deleted"}
+	var key, text string
+	var scope scopeFlags
+	place := &cobra.Command{
+		Use:   "place",
+		Short: "Place a hold and give its custodians notice",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, d, err := a.desk(cmd, key)
+			if err != nil {
+				return err
+			}
+			matter, custodians, from, to, err := scope.read(cmd, s)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := deadline(cmd)
+			defer cancel()
+			h, err := d.PlaceHold(ctx, matter, custodians, from, to, text)
+			if err != nil {
+				return err
+			}
+			return a.print(map[string]any{"hold": h}, "hold %s stands; %d custodians are given notice", h.Short(), len(custodians))
+		},
+	}
+	keyFlag(place, &key)
+	scope.add(place)
+	place.Flags().StringVar(&text, "text", "You are asked to keep all messages of this period.", "what the custodians are told")
+	var f deviceFlags
+	acknowledge := &cobra.Command{
+		Use:   "acknowledge HOLD",
+		Short: "Say, from a custodian's device, that a hold's notice was read",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			h, err := codec.ParseHash(args[0])
+			if err != nil {
+				return &usageError{fmt.Errorf("the hold's id: %w", err)}
+			}
+			d, _, err := a.device(cmd, &f)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			if err := d.AcknowledgeHold(cmd.Context(), h); err != nil {
+				return err
+			}
+			return a.print(map[string]any{"hold": h}, "acknowledged")
+		},
+	}
+	f.add(acknowledge)
+	c.AddCommand(place, acknowledge)
+	return c
+}
+
+// openingCommand makes `search` and `request`, which differ in whether index
+// envelopes are opened first.
+func (a *app) openingCommand(use, short, long string, search bool) *cobra.Command {
+	var key, purpose, basis, title, out string
+	var terms, conversations []string
+	var scope scopeFlags
+	var count uint64
+	var hours int
+	c := &cobra.Command{
+		Use: use, Short: short, Long: long, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if search && len(terms) == 0 {
+				return &usageError{errors.New("--term is needed: what to search for (repeat for alternatives)")}
+			}
+			s, d, err := a.desk(cmd, key)
+			if err != nil {
+				return err
+			}
+			draft := &matters.Draft{MaxCount: count, Search: search, Expiry: time.Now().Add(time.Duration(hours) * time.Hour)}
+			if draft.Matter, draft.Custodians, draft.FromDay, draft.ToDay, err = scope.read(cmd, s); err != nil {
+				return err
+			}
+			for _, id := range conversations {
+				conversation, err := codec.ParseID(id)
+				if err != nil {
+					return &usageError{fmt.Errorf("--conversation: %w", err)}
+				}
+				draft.Conversations = append(draft.Conversations, conversation)
+			}
+			if draft.Details, err = request.NewDetails(rand.Reader, title, purpose, basis, terms); err != nil {
+				return err
+			}
+			recipient, err := hpke.MLKEM768X25519().GenerateKey()
+			if err != nil {
+				return fmt.Errorf("couldn't make the recipient's key: %w", err)
+			}
+			draft.Recipient = recipient.PublicKey().Bytes()
+			ctx, cancel := deadline(cmd)
+			defer cancel()
+			h, err := d.Request(ctx, draft)
+			if err != nil {
+				return err
+			}
+			secret, err := recipient.Bytes()
+			if err != nil {
+				return fmt.Errorf("couldn't keep the recipient's key: %w", err)
+			}
+			defer clear(secret)
+			if err := home.WriteFile(recipientPath(a.home, h), secret, 0o600); err != nil {
+				return err
+			}
+			file := home.Request{Request: h, Matter: draft.Matter, Details: draft.Details.Encode()}
+			data, err := json.MarshalIndent(file, "", "  ")
+			if err != nil {
+				return err
+			}
+			if out == "" {
+				out = filepath.Join(a.home, "requests", h.String()+".request")
+			}
+			if err := home.WriteFile(out, append(data, '\n'), 0o600); err != nil {
+				return err
+			}
+			return a.print(map[string]any{"request": h, "file": out},
+				"request %s is on the log\nhand this file to the approvers, who run `chancery approve` on it:\n  %s", h.Short(), out)
+		},
+	}
+	keyFlag(c, &key)
+	scope.add(c)
+	f := c.Flags()
+	f.StringArrayVar(&conversations, "conversation", nil, "id of a conversation, to narrow the scope (repeat)")
+	if search {
+		f.StringArrayVar(&terms, "term", nil, "word to search for (repeat for alternatives)")
+	}
+	f.StringVar(&title, "title", "", "title")
+	f.StringVar(&purpose, "purpose", "", "purpose, which approvers read")
+	f.StringVar(&basis, "legal-basis", "", "legal basis, which approvers read")
+	f.Uint64Var(&count, "count", 1000, "most records to open")
+	f.IntVar(&hours, "hours", 72, "hours until the request expires")
+	f.StringVar(&out, "out", "", "where to write the request file (default: in the home folder)")
+	return c
+}
+
+func recipientPath(dir string, h codec.Hash) string {
+	return filepath.Join(dir, "recipients", h.String()+".key")
+}
+
+func (a *app) searchCommand() *cobra.Command {
+	return a.openingCommand("search", "Request a search: index envelopes first, then the hits",
+		`Request a search. Approvers read custodians, days, terms and purpose in clear;
+keyholders check ids, days and counts; the server sees neither term nor hit.`, true)
+}
+
+func (a *app) requestCommand() *cobra.Command {
+	return a.openingCommand("request", "Request the opening of everything in a scope",
+		`Request the opening of every message of the custodians between two days, or of
+the conversations named.`, false)
+}
+
+// requestText shows a request as approvers and keyholders will judge it.
+func requestText(r *control.RequestState, d *request.Details, byID map[codec.ID]string) string {
+	var who []string
+	for _, c := range r.Custodians {
+		name, ok := byID[c]
+		if !ok {
+			name = c.String()
+		}
+		who = append(who, name)
+	}
+	if len(who) > 12 {
+		who = append(who[:12], fmt.Sprintf("and %d more", len(who)-12))
+	}
+	kind := "open every message in scope"
+	if r.Search {
+		kind = "search for " + strings.Join(d.Terms, " or ")
+	}
+	var b strings.Builder
+	for _, row := range [][2]string{
+		{"request", r.Hash.String()},
+		{"matter", r.Matter.String()},
+		{"title", d.Title},
+		{"asks to", kind},
+		{"purpose", d.Purpose},
+		{"legal basis", d.LegalBasis},
+		{"custodians", strings.Join(who, ", ")},
+		{"conversations", map[bool]string{true: "all of theirs", false: fmt.Sprint(len(r.Conversations))}[len(r.Conversations) == 0]},
+		{"days", dateOf(r.FromDay) + " to " + dateOf(r.ToDay)},
+		{"at most", fmt.Sprintf("%d records", r.MaxCount)},
+		{"opener", "evidence " + r.Evidence},
+		{"expires", time.UnixMilli(r.Expiry).UTC().Format(time.RFC3339)},
+		{"approved by", fmt.Sprintf("%d so far", len(r.Approvals))},
+	} {
+		if row[1] != "" {
+			fmt.Fprintf(&b, "  %-14s %s\n", row[0], row[1])
+		}
+	}
+	return b.String()
+}
+
+func (a *app) decideCommand(use, short string, decision control.Decision) *cobra.Command {
+	var key, reason string
+	var yes bool
+	c := &cobra.Command{
+		Use: use + " REQUEST-FILE", Short: short, Args: cobra.ExactArgs(1),
+		Long: short + `.
+
+The request is shown from the log that the witnesses cosigned, not from the
+server's word; the file must hold exactly the details that its leaf names.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file, details, err := readRequestFile(args[0])
+			if err != nil {
+				return err
+			}
+			s, d, err := a.desk(cmd, key)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := deadline(cmd)
+			defer cancel()
+			r, err := d.Show(ctx, file.Request, details)
+			if err != nil {
+				return err
+			}
+			_, byID, err := names(cmd, s.server)
+			if err != nil {
+				return err
+			}
+			if !a.json {
+				fmt.Fprint(a.out, requestText(&r, details, byID))
+			}
+			if !yes {
+				ok, err := a.confirm(use + " this request?")
+				if err != nil {
+					return err
+				}
+				if !ok {
+					return errors.New("nothing was signed")
+				}
+			}
+			leaf, err := d.Decide(ctx, file.Request, decision, reason)
+			if err != nil {
+				return err
+			}
+			return a.print(map[string]any{"leaf": leaf, "decision": decision}, "signed and logged: %s", decision)
+		},
+	}
+	keyFlag(c, &key)
+	c.Flags().StringVar(&reason, "reason", "", "reason, on the log for the organisation's people")
+	c.Flags().BoolVar(&yes, "yes", false, "sign without asking, once you have read it")
+	return c
+}
+
+func (a *app) approveCommand() *cobra.Command {
+	return a.decideCommand("approve", "Approve a request", control.Approve)
+}
+
+func (a *app) refuseCommand() *cobra.Command {
+	return a.decideCommand("refuse", "Refuse a request: it can't be opened any more", control.Refuse)
+}
+
+func (a *app) withdrawCommand() *cobra.Command {
+	var key, reason string
+	c := &cobra.Command{
+		Use: "withdraw REQUEST", Short: "Withdraw a request, for all holders at once", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, d, err := a.desk(cmd, key)
+			if err != nil {
+				return err
+			}
+			h, err := s.request(args[0])
+			if err != nil {
+				return err
+			}
+			ctx, cancel := deadline(cmd)
+			defer cancel()
+			leaf, err := d.Withdraw(ctx, h, reason)
+			if err != nil {
+				return err
+			}
+			return a.print(map[string]any{"leaf": leaf}, "request %s is withdrawn", h.Short())
+		},
+	}
+	keyFlag(c, &key)
+	c.Flags().StringVar(&reason, "reason", "", "reason")
+	return c
+}
+
+// request finds a request by the beginning of its hash, or by its file.
+func (s *session) request(text string) (codec.Hash, error) {
+	if f, _, err := readRequestFile(text); err == nil {
+		return f.Request, nil
+	}
+	var known []codec.Hash
+	s.replica.Read(func(st *control.State) {
+		for _, r := range st.Requests() {
+			known = append(known, r.Hash)
+		}
+	})
+	return parseHash(text, known)
+}

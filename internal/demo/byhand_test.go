@@ -1,0 +1,42 @@
+package demo
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"chancery/internal/testenv"
+)
+
+// TestByHand runs the commands of docs/by-hand.md as they stand.
+func TestByHand(t *testing.T) {
+	shell := testenv.Program(t, "bash", "Debian package bash")
+	page, err := os.ReadFile(filepath.Join(testenv.Root(), "docs", "by-hand.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var script strings.Builder
+	script.WriteString("set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n")
+	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+	if len(blocks) < 7 {
+		t.Fatalf("%d blocks of commands", len(blocks))
+	}
+	for _, b := range blocks {
+		script.WriteString(b[1])
+	}
+	cmd := exec.CommandContext(t.Context(), shell, "-c", script.String())
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
+	cmd.WaitDelay = 10 * time.Second
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if lines := strings.Fields(string(out)); lines[len(lines)-1] != "2" {
+		t.Errorf("the export has %s messages about invoices, want 2\n%s", lines[len(lines)-1], out)
+	}
+}
