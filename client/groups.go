@@ -107,4 +107,5 @@ type Plaintext struct {
 	AD     []byte
 	Sender codec.Hash // the device whose leaf signed it
 	Epoch  uint64
+	Roster manifest.Roster // of that epoch; not to be changed
 }

@@ -15,7 +15,6 @@ import (
 
 	"chancery/client"
 	"chancery/codec"
-	"chancery/manifest"
 )
 
 // place says which epochs of a group are at hand.
@@ -217,11 +216,7 @@ func keysOf(g *group.Group) (*epochKeys, error) {
 }
 
 func (k *epochKeys) public(id codec.ID) *client.Epoch {
-	devices := make([]codec.Hash, len(k.Leaves))
-	for i := range k.Leaves {
-		devices[i] = k.Leaves[i].Device
-	}
-	return &client.Epoch{Conversation: id, Number: k.Number, Transcript: bytes.Clone(k.Transcript), Roster: manifest.NewRoster(devices)}
+	return &client.Epoch{Conversation: id, Number: k.Number, Transcript: bytes.Clone(k.Transcript), Roster: k.devices()}
 }
 
 // Epoch implements client.Groups.

@@ -13,6 +13,7 @@ import (
 
 	"chancery/client"
 	"chancery/codec"
+	"chancery/manifest"
 )
 
 // maxSkip bounds how many generations of a sender a message may jump over, and
@@ -39,6 +40,8 @@ type epochKeys struct {
 	Context    []byte // encoded GroupContext
 	Transcript []byte
 	Leaves     []leaf // ascending by index
+
+	roster manifest.Roster // made from the leaves when first asked for
 }
 
 func (k *epochKeys) leaf(index uint32) (leaf, bool) {
@@ -47,6 +50,18 @@ func (k *epochKeys) leaf(index uint32) (leaf, bool) {
 		return leaf{}, false
 	}
 	return k.Leaves[i], true
+}
+
+// devices returns the leaves' devices. The caller must not change it.
+func (k *epochKeys) devices() manifest.Roster {
+	if k.roster == nil {
+		devices := make([]codec.Hash, len(k.Leaves))
+		for i := range k.Leaves {
+			devices[i] = k.Leaves[i].Device
+		}
+		k.roster = manifest.NewRoster(devices)
+	}
+	return k.roster
 }
 
 func (k *epochKeys) find(device codec.Hash) (leaf, bool) {
@@ -216,7 +231,7 @@ func (s *Groups) Decrypt(conversation codec.ID, ciphertext []byte) (p *client.Pl
 		return nil, fmt.Errorf("couldn't decrypt: %w", err)
 	}
 	rs.set(next)
-	return &client.Plaintext{Data: data, AD: pm.AuthenticatedData, Sender: from.Device, Epoch: keys.Number}, nil
+	return &client.Plaintext{Data: data, AD: pm.AuthenticatedData, Sender: from.Device, Epoch: keys.Number, Roster: keys.devices()}, nil
 }
 
 // parsePrivate reads an application message of the group, in its one form.

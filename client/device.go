@@ -1,0 +1,548 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"chancery/client/state"
+	"chancery/codec"
+	"chancery/control"
+	"chancery/envelope"
+	"chancery/internal/replica"
+	"chancery/internal/wire"
+	"chancery/ledger"
+)
+
+const (
+	fileName = "device.db"
+	// defaultStock is how many KeyPackages a device keeps at the server.
+	defaultStock = 20
+	maxUpload    = 100 // KeyPackages in one request
+	ackInterval  = time.Minute
+	// overdue is when a receipted leaf that no witnessed checkpoint covers
+	// convicts the server.
+	overdue = 24 * time.Hour
+	// enrolPoll is how often a device looks whether its leaf is witnessed.
+	enrolPoll = 100 * time.Millisecond
+)
+
+var (
+	// ErrEnrolled means that there is a device in the directory already.
+	ErrEnrolled = errors.New("a device is enrolled here")
+	// ErrNotEnrolled means that a device's enrolment was not completed.
+	ErrNotEnrolled = errors.New("the device's enrolment was not completed")
+	// ErrNoConversation means that the device is in no conversation of that id.
+	ErrNoConversation = errors.New("no such conversation")
+	// ErrLeft means that the member left the conversation or was removed.
+	ErrLeft = errors.New("this member has left the conversation")
+	// ErrBroken means that a conversation can't go on, because of a step of its
+	// group that is not what its author signed, or that can't be followed.
+	ErrBroken = errors.New("the conversation can't go on")
+	// ErrConflict means that others changed the group faster than this device,
+	// several times over.
+	ErrConflict = errors.New("others changed the conversation at the same time")
+	// ErrServer means that the server answered with what it has not signed or
+	// may not sign.
+	ErrServer = errors.New("the server's answer is not one that it may give")
+	// ErrClosed means that the device was closed.
+	ErrClosed = errors.New("device is closed")
+
+	errPending = errors.New("the control log is not witnessed as far as the receipt says")
+	errStale   = errors.New("encrypted in an epoch that is over")
+)
+
+// Server is what a device asks of the server. Package client/remote has it over
+// HTTP. Its Send, Commit and Void return a *remote.Refused for a signed no.
+type Server interface {
+	replica.Source
+	Hashes(ctx context.Context, log ledger.Log, at ledger.Checkpoint) tlog.HashReader
+	Submit(ctx context.Context, s *wire.Submit) (*wire.Submitted, error)
+	UploadKeyPackages(ctx context.Context, packages [][]byte) error
+	ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error)
+	Send(ctx context.Context, s *wire.Submission) ([][]byte, error)
+	Commit(ctx context.Context, s *wire.CommitSubmission) ([][]byte, error)
+	Void(ctx context.Context, void []byte) ([][]byte, error)
+	Queue(ctx context.Context, after uint64, wait time.Duration) ([]wire.Delivery, error)
+	Acknowledge(ctx context.Context, ack []byte) error
+}
+
+// Config is what a device needs of the world around it.
+type Config struct {
+	// Replica is the control log, which devices of one process share.
+	Replica *replica.Replica
+	// Connect returns the server for requests signed by the device.
+	Connect func(device codec.Signer) Server
+	// Groups makes the device's MLS state.
+	Groups NewGroups
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Stock is how many KeyPackages the device keeps at the server, one for each
+	// conversation that others may add it to before its next Sync; 0 means 20.
+	Stock int
+	// Keyring is the escrow keys, which devices of one process share; nil makes
+	// one.
+	Keyring *Keyring
+}
+
+func (c Config) withDefaults() Config {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Stock == 0 {
+		c.Stock = defaultStock
+	}
+	if c.Keyring == nil {
+		c.Keyring = &Keyring{}
+	}
+	return c
+}
+
+// Keyring keeps escrow keys in the expanded form that sealing wants. It is safe
+// for concurrent use; the zero value is empty.
+type Keyring struct {
+	mu   sync.Mutex
+	keys map[codec.Hash]*envelope.PublicKey
+}
+
+func (k *Keyring) get(m *control.MonthState) (*envelope.PublicKey, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if p, ok := k.keys[m.Hash]; ok {
+		return p, nil
+	}
+	p, err := m.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("escrow key %s: %w", m.Hash.Short(), err)
+	}
+	if k.keys == nil {
+		k.keys = map[codec.Hash]*envelope.PublicKey{}
+	}
+	k.keys[m.Hash] = p
+	return p, nil
+}
+
+// Buckets of the device's state.
+const (
+	bucketSelf         = "self"
+	bucketDevice       = "device"
+	bucketList         = "conversations"
+	bucketConversation = "conversation"
+	bucketMessage      = "message"
+	bucketOutbox       = "outbox"
+	bucketWaiting      = "waiting" // leaves that no witnessed checkpoint covers yet
+	bucketUpload       = "upload"  // KeyPackages on their way to the server
+	bucketMLS          = "mls"
+)
+
+// self is who the device is. It is written at enrolment.
+type self struct {
+	_            struct{} `cbor:",toarray"`
+	Organisation codec.Hash
+	Member       codec.ID
+	Name         string
+	Seed         []byte
+	Device       codec.Hash
+	Submit       []byte // the enrolment, to be offered again after a crash
+	Enrolled     bool
+}
+
+// progress is what moves with every step.
+type progress struct {
+	_        struct{} `cbor:",toarray"`
+	Cursor   uint64   // of the queue
+	Head     uint64   // first entry of the outbox
+	Tail     uint64   // one past its last
+	LastAck  int64    // milliseconds since 1970 UTC
+	Size     int64    // of the newest witnessed checkpoint of the messages log
+	Root     codec.Hash
+	Revoked  int // revocations that groups were searched for
+	Counters Counters
+	Notices  [][]byte
+}
+
+// Counters is what a device has seen in its life.
+type Counters struct {
+	_             struct{} `cbor:",toarray"`
+	Sent          uint64   // accepted by the server
+	Refused       uint64   // by the server, and voided
+	Delivered     uint64   // received, checked and shown
+	Archived      uint64   // sent or delivered, and under a witnessed checkpoint
+	Mismatches    uint64   // archived otherwise than sent: quarantined, reported
+	Undecryptable uint64
+	Unverified    uint64 // of a version that this program doesn't know
+	Index         uint64 // delivered, though the tags couldn't be verified
+	Faulty        uint64 // not what a device may send or the server may deliver
+}
+
+// Device is an enrolled device. It is safe for concurrent use; operations wait
+// for one another, those of the network included.
+type Device struct {
+	cfg    Config
+	store  *state.Store
+	server Server
+	groups Groups
+	key    *codec.PrivateKey
+
+	mu            sync.Mutex // guards what follows
+	self          self
+	progress      progress
+	list          []codec.ID
+	conversations map[codec.ID]*conversation
+	waiting       []waiting
+	changed       map[string]bool // buckets of one value each that have to be written
+	staged        map[[2]string][]byte
+	closed        bool
+
+	testOnlyArchive func(record []byte) []byte // what a lying sender archives instead
+	testOnlyStep    func(step string) error    // fails or stops the device between two steps
+}
+
+// Enrolment is what a new device is made of.
+type Enrolment struct {
+	Dir        string               // exists; becomes the device's
+	Key        *[state.KeySize]byte // seals the device's state
+	Member     codec.ID
+	Name       string            // the member's, as records carry it; at most 256 bytes
+	Invitation *codec.PrivateKey // the invitation's secret; for a further device, another device's key
+}
+
+// Enrol makes a device, has it logged under the invitation, waits until a
+// witnessed checkpoint of the control log covers its leaf, and stocks KeyPackages
+// at the server. After a failure it may be called again with the same arguments
+// and goes on where it stopped. It returns ErrEnrolled.
+func Enrol(ctx context.Context, cfg Config, e Enrolment) (*Device, error) {
+	cfg = cfg.withDefaults()
+	d, err := create(cfg, e)
+	if errors.Is(err, state.ErrExist) {
+		if d, err = load(cfg, e.Dir, e.Key); err == nil && d.self.Enrolled {
+			err = fmt.Errorf("%s: %w", e.Dir, ErrEnrolled)
+		}
+	}
+	if err == nil {
+		err = d.enrol(ctx)
+	}
+	if err != nil {
+		if d != nil {
+			d.store.Close()
+		}
+		return nil, err
+	}
+	return d, nil
+}
+
+func create(cfg Config, e Enrolment) (*Device, error) {
+	if len(e.Name) > 256 {
+		return nil, fmt.Errorf("member's name of %d bytes: %w", len(e.Name), codec.ErrSize)
+	}
+	key := codec.NewPrivateKey()
+	organisation := cfg.Replica.Organisation()
+	s, _, err := control.NewStatement(rand.Reader, organisation, &control.Device{
+		Member: e.Member, Key: key.PublicKey(), Evidence: control.EvidenceNone, Nonce: codec.NewID(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	submit := wire.Submit{Statement: codec.Encode(s)}
+	for _, k := range []codec.Signer{key, e.Invitation} {
+		sig, err := control.Sign(k, s)
+		if err != nil {
+			return nil, fmt.Errorf("couldn't sign the device's leaf: %w", err)
+		}
+		submit.Signatures = append(submit.Signatures, sig)
+	}
+	store, err := state.Create(filepath.Join(e.Dir, fileName), e.Key)
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{cfg: cfg, store: store, self: self{
+		Organisation: organisation, Member: e.Member, Name: e.Name,
+		Seed: key.Seed(), Device: s.Hash(), Submit: codec.Encode(&submit),
+	}}
+	return d, d.start()
+}
+
+// Open opens the device in a directory. It returns ErrNotEnrolled, or
+// state.Open's errors.
+func Open(cfg Config, dir string, key *[state.KeySize]byte) (*Device, error) {
+	d, err := load(cfg.withDefaults(), dir, key)
+	if err != nil {
+		return nil, err
+	}
+	if !d.self.Enrolled {
+		d.store.Close()
+		return nil, fmt.Errorf("%s: %w", dir, ErrNotEnrolled)
+	}
+	return d, nil
+}
+
+func load(cfg Config, dir string, key *[state.KeySize]byte) (*Device, error) {
+	store, err := state.Open(filepath.Join(dir, fileName), key)
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{cfg: cfg, store: store}
+	if err := d.read(bucketSelf, &d.self); err != nil {
+		store.Close()
+		return nil, err
+	}
+	if d.self.Device.IsZero() {
+		// It crashed between making the file and its first write.
+		store.Close()
+		return nil, fmt.Errorf("%s: %w: remove it and enrol anew", dir, ErrNotEnrolled)
+	}
+	if d.self.Organisation != cfg.Replica.Organisation() {
+		store.Close()
+		return nil, fmt.Errorf("%s: a device of organisation %s, not %s", dir, d.self.Organisation.Short(), cfg.Replica.Organisation().Short())
+	}
+	return d, d.start()
+}
+
+// start makes the parts of a device from what it is.
+func (d *Device) start() (err error) {
+	if d.key, err = codec.PrivateKeyFromSeed(d.self.Seed); err != nil {
+		return err
+	}
+	d.server = d.cfg.Connect(d.key)
+	d.groups, err = d.cfg.Groups(d.self.Device, d.self.Seed, func(name string) ([]byte, error) {
+		b, _, err := d.get(bucketMLS, name)
+		return b, err
+	})
+	if err != nil {
+		return err
+	}
+	return d.reload()
+}
+
+// reload forgets what was not written.
+func (d *Device) reload() error {
+	d.conversations, d.changed, d.staged = map[codec.ID]*conversation{}, map[string]bool{}, map[[2]string][]byte{}
+	d.progress, d.list, d.waiting = progress{}, nil, nil
+	d.groups.Revert()
+	return errors.Join(d.read(bucketDevice, &d.progress), d.read(bucketList, &d.list), d.read(bucketWaiting, &d.waiting))
+}
+
+func (d *Device) get(bucket, key string) ([]byte, bool, error) {
+	if v, ok := d.staged[[2]string{bucket, key}]; ok {
+		return v, v != nil, nil
+	}
+	return d.store.Get(bucket, key)
+}
+
+// read reads a bucket's one value, if there is one.
+func (d *Device) read(bucket string, v any) error {
+	b, ok, err := d.get(bucket, "")
+	if err != nil || !ok {
+		return err
+	}
+	if err := codec.Decode(b, v); err != nil {
+		return fmt.Errorf("couldn't read the device's %s: %w", bucket, err)
+	}
+	return nil
+}
+
+func (d *Device) put(bucket, key string, data []byte) { d.staged[[2]string{bucket, key}] = data }
+
+// save writes all that has changed, in one durable step, or nothing: then the
+// device is where it was before.
+func (d *Device) save() error {
+	err := d.write()
+	if err != nil {
+		return errors.Join(err, d.reload())
+	}
+	return nil
+}
+
+func (d *Device) write() error {
+	if err := d.step("save"); err != nil {
+		return err
+	}
+	changes, err := d.groups.Changes()
+	if err != nil {
+		return err
+	}
+	for _, c := range changes {
+		d.put(bucketMLS, c.Name, c.Value)
+	}
+	for id, c := range d.conversations {
+		if c.changed {
+			d.put(bucketConversation, string(id[:]), codec.Encode(c.conversationState))
+			c.changed = false
+		}
+	}
+	for bucket, v := range map[string]any{bucketSelf: &d.self, bucketDevice: &d.progress, bucketList: d.list, bucketWaiting: d.waiting} {
+		if d.changed[bucket] {
+			d.put(bucket, "", codec.Encode(v))
+		}
+	}
+	if len(d.staged) == 0 {
+		return nil
+	}
+	values := make([]state.Value, 0, len(d.staged))
+	for name, data := range d.staged {
+		values = append(values, state.Value{Bucket: name[0], Key: name[1], Data: data})
+	}
+	slices.SortFunc(values, func(a, b state.Value) int {
+		return cmp.Or(cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(a.Key, b.Key))
+	})
+	if err := d.store.Write(values); err != nil {
+		return err
+	}
+	clear(d.staged)
+	clear(d.changed)
+	return d.step("saved")
+}
+
+func (d *Device) step(name string) error {
+	if d.testOnlyStep == nil {
+		return nil
+	}
+	return d.testOnlyStep(name)
+}
+
+func (d *Device) touch(bucket string) { d.changed[bucket] = true }
+
+func (d *Device) counters() *Counters {
+	d.touch(bucketDevice)
+	return &d.progress.Counters
+}
+
+// enrol takes an enrolment to its end.
+func (d *Device) enrol(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.touch(bucketSelf)
+	if err := d.save(); err != nil { // the key, before anybody hears of it
+		return err
+	}
+	var submit wire.Submit
+	if err := codec.Decode(d.self.Submit, &submit); err != nil {
+		return fmt.Errorf("couldn't read the enrolment: %w", err)
+	}
+	if _, err := d.server.Submit(ctx, &submit); err != nil {
+		return fmt.Errorf("couldn't enrol the device: %w", err)
+	}
+	if err := d.await(ctx); err != nil {
+		return err
+	}
+	if err := d.restock(ctx); err != nil {
+		return err
+	}
+	d.self.Enrolled, d.self.Submit = true, nil
+	d.touch(bucketSelf)
+	return d.save()
+}
+
+// await waits until the device's leaf is under a witnessed checkpoint.
+func (d *Device) await(ctx context.Context) error {
+	for {
+		// Another device of the process may have read the log that far.
+		known := false
+		d.cfg.Replica.Read(func(s *control.State) { _, known = s.Device(d.self.Device) })
+		if known {
+			return nil
+		}
+		if err := d.cfg.Replica.Sync(ctx, d.server); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("couldn't read the control log: %w", err)
+		}
+		d.cfg.Replica.Read(func(s *control.State) { _, known = s.Device(d.self.Device) })
+		if known {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the device's leaf is not witnessed yet: %w", ctx.Err())
+		case <-time.After(enrolPoll):
+		}
+	}
+}
+
+// restock tops up the device's KeyPackages at the server.
+func (d *Device) restock(ctx context.Context) error {
+	var upload [][]byte
+	if err := d.read(bucketUpload, &upload); err != nil {
+		return err
+	}
+	have, err := d.groups.Stocked()
+	if err != nil {
+		return err
+	}
+	if have <= d.cfg.Stock/2 {
+		more, err := d.groups.KeyPackages(d.cfg.Stock - have)
+		if err != nil {
+			return err
+		}
+		upload = append(upload, more...)
+		// Their private halves first: a KeyPackage that the device can't open
+		// would lose it a conversation.
+		d.put(bucketUpload, "", codec.Encode(upload))
+		if err := d.save(); err != nil {
+			return err
+		}
+	}
+	if len(upload) == 0 {
+		return nil
+	}
+	for part := range slices.Chunk(upload, maxUpload) {
+		if err := d.server.UploadKeyPackages(ctx, part); err != nil {
+			return fmt.Errorf("couldn't stock KeyPackages: %w", err)
+		}
+	}
+	d.put(bucketUpload, "", nil)
+	return d.save()
+}
+
+// Close writes what is left to write and closes the device. Its key is erased.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	err := d.save()
+	d.closed = true
+	d.key.Erase()
+	clear(d.self.Seed)
+	return errors.Join(err, d.store.Close())
+}
+
+// begin locks the device for an operation.
+func (d *Device) begin() (end func(), err error) {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil, ErrClosed
+	}
+	return d.mu.Unlock, nil
+}
+
+// Hash returns the hash of the device's control leaf.
+func (d *Device) Hash() codec.Hash { return d.self.Device }
+
+// Member returns the device's member.
+func (d *Device) Member() codec.ID { return d.self.Member }
+
+// Name returns the member's name as records carry it.
+func (d *Device) Name() string { return d.self.Name }
+
+// Signer returns a signer with the device's key, for control statements and
+// requests, usable until Close.
+func (d *Device) Signer() codec.Signer { return d.key }
+
+// Counters returns what the device has seen in its life.
+func (d *Device) Counters() Counters {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.progress.Counters
+}
+
+func number(n uint64) string { return string(binary.BigEndian.AppendUint64(nil, n)) }
