@@ -188,6 +188,7 @@ type Message struct {
 	Record   []byte
 	Scalar   []byte // e
 	Secret   []byte // ML-KEM's
+	secrets  *envelope.Secrets
 	Tags     []byte
 	Receipt  []byte
 	Leaf     int64 // index in the messages log
@@ -387,8 +388,18 @@ func SealCore(t testing.TB, public *envelope.PublicKey, header *envelope.Header,
 	must(t, err)
 	return &Message{
 		Core: core.Hash(), Body: core, Proof: proof, Tag: secrets.Tag(core.Hash()), Envelope: env,
-		Seed: seed, Record: record, Scalar: secrets.Scalar(), Secret: secrets.SharedSecret(),
+		Seed: seed, Record: record, Scalar: secrets.Scalar(), Secret: secrets.SharedSecret(), secrets: secrets,
 	}
+}
+
+// Reprove makes proof and tag anew after Body was changed.
+func (m *Message) Reprove(t testing.TB) {
+	t.Helper()
+	m.Core = m.Body.Hash()
+	var err error
+	m.Proof, err = m.secrets.Prove(m.Core)
+	must(t, err)
+	m.Tag = m.secrets.Tag(m.Core)
 }
 
 // Index makes the message's tags under an index envelope's key and names both in
