@@ -345,7 +345,12 @@ func (d *Device) changeMembers(ctx context.Context, id codec.ID, add, remove []c
 	if err != nil {
 		return err
 	}
-	return d.change(ctx, c, devices, remove)
+	if err := d.change(ctx, c, devices, remove); err != nil || len(devices) == 0 || c.Name == "" {
+		return err
+	}
+	// Newcomers can't read what was said before them, the name included.
+	_, err = d.send(ctx, c, Draft{Action: envelope.ActionProfile})
+	return err
 }
 
 // Rename gives a conversation another name.
