@@ -77,8 +77,8 @@ func (h *holder) forget() {
 	}
 }
 
-// ceremony is a key generation as the log has it.
-type ceremony struct {
+// generation is a key generation as the log has it.
+type generation struct {
 	quorum.Ceremony
 	board []quorum.Message
 }
@@ -86,7 +86,7 @@ type ceremony struct {
 // generate takes the holder's next step in every key generation that has no
 // epoch yet, and signs the epoch of the first that is complete.
 func (h *holder) generate(ctx context.Context) error {
-	var open []ceremony
+	var open []generation
 	var number uint64
 	h.replica.Read(func(s *control.State) {
 		done := map[codec.ID]bool{}
@@ -96,7 +96,7 @@ func (h *holder) generate(ctx context.Context) error {
 		number = uint64(len(done)) + 1
 		for _, id := range s.Ceremonies() {
 			if c, board, ok := s.Ceremony(id); ok && !done[id] {
-				open = append(open, ceremony{c, board})
+				open = append(open, generation{c, board})
 			}
 		}
 	})
