@@ -76,3 +76,19 @@ func Weak(key codec.PublicKey) bool { return weak(key) }
 
 // MaxTries is maxTries.
 const MaxTries = maxTries
+
+// ApplyBody applies a body as if those named had signed its leaf.
+func ApplyBody(s *State, kind Kind, data []byte, signed map[codec.Hash]Algorithm) error {
+	body := newBody(kind)
+	if body == nil {
+		return ErrMalformed
+	}
+	if err := codec.Decode(data, body); err != nil {
+		return err
+	}
+	e := &entry{
+		Leaf: &Leaf{Version: leafVersion, Time: s.time}, statement: &Statement{Organisation: s.organisation, Kind: kind, Body: data},
+		hash: codec.Sum("test", data), index: s.size, signed: signed,
+	}
+	return body.apply(s, e)
+}
