@@ -188,6 +188,7 @@ func (f *fleet) cosign(kind control.Kind, people ...orgtest.Signer) {
 // and share four months' keys and open their canaries, driven by the log; then
 // a month's key is destroyed, once no hold covers it.
 func TestLifeOfKeys(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 5, 2)
 	f.generate()
 	for i := range f.n {

@@ -51,6 +51,7 @@ func (s *stage) start(guard bool) (url string, stop func() error) {
 }
 
 func TestHTTP(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, options{})
 	asked, early := s.query(false, s.messages[:2], nil), s.query(false, s.messages[1:2], nil)
 	withdrawal := s.submitOf(&control.Withdrawal{Request: s.request}, s.org.Reviewers[0])

@@ -143,15 +143,15 @@ type Floor struct {
 
 // over returns the policy as strict as both.
 func (f *Floor) over(p control.Policy) control.Policy {
-	other := p
-	other.Approvals = max(p.Approvals, f.Approvals)
-	other.VetoSeconds = max(p.VetoSeconds, f.VetoSeconds)
-	other.OpenerEvidenceNone = p.OpenerEvidenceNone && !f.Evidence
-	other.MaxRequestDays = least(p.MaxRequestDays, f.MaxRequestDays)
-	other.MaxCount = least(p.MaxCount, f.MaxCount)
-	other.MaxIndexKeys = least(p.MaxIndexKeys, f.MaxIndexKeys)
-	other.RequestHours = least(p.RequestHours, f.RequestHours)
-	return other
+	out := p
+	out.Approvals = max(p.Approvals, f.Approvals)
+	out.VetoSeconds = max(p.VetoSeconds, f.VetoSeconds)
+	out.OpenerEvidenceNone = p.OpenerEvidenceNone && !f.Evidence
+	out.MaxRequestDays = least(p.MaxRequestDays, f.MaxRequestDays)
+	out.MaxCount = least(p.MaxCount, f.MaxCount)
+	out.MaxIndexKeys = least(p.MaxIndexKeys, f.MaxIndexKeys)
+	out.RequestHours = least(p.RequestHours, f.RequestHours)
+	return out
 }
 
 func least[T uint32 | uint64](policy, floor T) T {

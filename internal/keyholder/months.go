@@ -36,7 +36,7 @@ type slot struct {
 
 func (s *slot) hash() codec.Hash { return codec.Sum("month-slot", codec.Encode(s)) }
 
-// slots returns which months' keys should be there and are not: of the newest
+// slotsMissing returns which months' keys should be there and are not: of the newest
 // epoch, the newest policy's region and class, this month and three ahead.
 func (h *holder) slotsMissing(s *control.State) []slot {
 	epochs, policy := s.Epochs(), s.Policy()

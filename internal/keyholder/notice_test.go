@@ -66,6 +66,7 @@ func TestNoticesRefused(t *testing.T) {
 // What was handed over binds after a restart too, and a damaged notice keeps
 // the holder from starting: it may have been a hold.
 func TestNoticesLast(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, options{})
 	h := s.holder(false, 1)
 	s.hand(h, &control.Withdrawal{Request: s.request}, s.org.Reviewers[0])

@@ -25,6 +25,7 @@ import (
 // Three keyholders and a guard are asked, and what they answer opens the
 // envelopes.
 func TestAnswersOpen(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, options{})
 	asked := s.messages[:3]
 	var answers [3][]quorum.Answer
@@ -400,6 +401,7 @@ func (s *stage) shifted() []byte {
 // A messages log that shows this holder another history is refused, in this
 // run and after a restart; so is a control log that went back.
 func TestForksAndRollbacks(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, options{})
 	h := s.holder(false, 1)
 	if _, r := h.judge(t.Context(), s.query(false, first(s), nil)); r != nil {
@@ -454,6 +456,7 @@ func TestCrashes(t *testing.T) {
 	died := errors.New("the process dies here")
 	for _, step := range []string{stepSigned, stepSubmitted, stepWitnessed, stepRecorded} {
 		t.Run(step, func(t *testing.T) {
+			t.Parallel()
 			s := newStage(t, options{})
 			raw := s.query(false, s.messages[:2], nil)
 			h := s.holder(false, 1)

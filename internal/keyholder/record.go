@@ -25,12 +25,11 @@ const (
 
 // What an entry is about.
 const (
-	didAnswer   = "answer"
-	didRefuse   = "refusal"
-	didNotice   = "notice"
-	didHand     = "transfer"
-	didDestroy  = "destruction"
-	didGenerate = "key"
+	didAnswer  = "answer"
+	didRefuse  = "refusal"
+	didNotice  = "notice"
+	didHand    = "transfer"
+	didDestroy = "destruction"
 )
 
 // entry is one line of the holder's record (spec/opening.md#record).

@@ -13,6 +13,7 @@ import (
 )
 
 func TestRecord(t *testing.T) {
+	t.Parallel()
 	dir, key := t.TempDir(), codec.NewPrivateKey()
 	write := func(n int) (record, signed []byte) {
 		t.Helper()

@@ -30,6 +30,7 @@ import (
 // real witnesses over HTTP, from the genesis leaf to escrow keys in effect. One
 // keyholder is stopped and started again on the way.
 func TestWithServer(t *testing.T) {
+	t.Parallel()
 	c := newCampus(t)
 	officers, approvers := c.ssh(c.org.Officers), c.ssh(c.org.Approvers)
 	id, err := ceremony.Open(t.Context(), c.officer, rand.Reader, c.org.ID, c.org.Genesis, officers[:2]...)
