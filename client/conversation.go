@@ -345,6 +345,11 @@ func (d *Device) changeMembers(ctx context.Context, id codec.ID, add, remove []c
 	if err != nil {
 		return err
 	}
+	before, err := d.groups.Epoch(id)
+	if err != nil {
+		return err
+	}
+	devices = slices.DeleteFunc(devices, func(h codec.Hash) bool { return before.Roster.Contains(h) })
 	if err := d.change(ctx, c, devices, remove); err != nil || len(devices) == 0 || c.Name == "" {
 		return err
 	}
