@@ -304,42 +304,60 @@ func (v *verifier) requestIs() (string, error) {
 }
 
 // approvals judges the request as each holder that answered had to, at the time
-// of its use.
+// of its use; and as the opener had to, where it had nothing to ask for.
 func (v *verifier) approvals() (string, error) {
 	uses := v.usesOf()
+	var entries []int64
+	for _, u := range uses {
+		entries = append(entries, u.Since)
+	}
 	if len(uses) == 0 {
-		return "", errors.New("no keyholder or guard wrote that it answers this opener")
+		o, ok := v.request.Openers[v.body.Opener]
+		if !ok || len(v.body.IndexSet)+len(v.body.RecordSet) > 0 {
+			return "", errors.New("no keyholder or guard wrote that it answers this opener")
+		}
+		entries = append(entries, o.Since)
 	}
 	least := 0
-	for _, u := range uses {
-		leaf, _, err := control.Parse(v.entries[u.Since])
+	for i, entry := range entries {
+		n, err := v.approvedAt(entry)
 		if err != nil {
-			return "", err
+			return "", fmt.Errorf("at entry %d: %w", entry, err)
 		}
-		then := *v.request
-		then.Approvals = nil
-		members := map[codec.ID]bool{}
-		for _, a := range v.request.Approvals {
-			if a.Since < u.Since {
-				then.Approvals = append(then.Approvals, a)
-				members[a.Member] = true
-			}
-		}
-		if then.Withdrawn > u.Since {
-			then.Withdrawn = control.Never
-		}
-		policy, err := v.state.PolicyFor(&then, leaf.Time)
-		if err != nil {
-			return "", err
-		}
-		if err := request.Ready(&then, &policy, leaf.Time); err != nil {
-			return "", fmt.Errorf("when the holder of entry %d answered: %w", u.Since, err)
-		}
-		if least == 0 || len(members) < least {
-			least = len(members)
+		if i == 0 || n < least {
+			least = n
 		}
 	}
+	if len(uses) == 0 {
+		return fmt.Sprintf("%d approvals; nobody was asked for anything", least), nil
+	}
 	return fmt.Sprintf("%d approvals before the first answer", least), nil
+}
+
+// approvedAt returns how many members had approved the request by an entry of
+// the log, and an error where it could not be answered then.
+func (v *verifier) approvedAt(entry int64) (int, error) {
+	leaf, _, err := control.Parse(v.entries[entry])
+	if err != nil {
+		return 0, err
+	}
+	then := *v.request
+	then.Approvals = nil
+	members := map[codec.ID]bool{}
+	for _, a := range v.request.Approvals {
+		if a.Since < entry {
+			then.Approvals = append(then.Approvals, a)
+			members[a.Member] = true
+		}
+	}
+	if then.Withdrawn > entry {
+		then.Withdrawn = control.Never
+	}
+	policy, err := v.state.PolicyFor(&then, leaf.Time)
+	if err != nil {
+		return 0, err
+	}
+	return len(members), request.Ready(&then, &policy, leaf.Time)
 }
 
 // usesOf returns the uses of this opener, in the order of the log.

@@ -468,7 +468,7 @@ func TestFlip(t *testing.T) {
 	}
 	rng := mathrand.New(mathrand.NewPCG(1, 2))
 	end := len(data) - sha256.Size
-	for range 300 {
+	for range 150 {
 		i, bit := rng.IntN(end), byte(1)<<rng.IntN(8)
 		bad := bytes.Clone(data)
 		bad[i] ^= bit

@@ -229,6 +229,34 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// Days without a message, and messages whose index is out of scope: nobody is
+// asked for anything, and the pack says so.
+func TestNothingToOpen(t *testing.T) {
+	w := openertest.New(t, openertest.Options{Days: [2]uint32{100, 101}})
+	result, export, data := w.Open()
+	if result.InScope != 0 || len(export) != 0 || len(uses(w)) != 0 {
+		t.Errorf("result: %+v", result)
+	}
+	verified(t, w, data)
+
+	// An index key that was drawn before the custodian came is not the request's
+	// to open: what a sender indexed with it is counted, and not found.
+	w = openertest.New(t, openertest.Options{Messages: func(w *openertest.World) {
+		late := w.Conversation(w.Other, w.Outsider)
+		old := w.Index(late, w.Other)
+		w.Commit(late, w.Other, w.Other, w.Outsider, w.Custodian)
+		m := w.Org.Seal(late, w.Other, envelope.KindRecord, (&envelope.Record{ID: "1", Conversation: late, Text: "budget"}).Encode(), old)
+		w.Accept(m)
+	}})
+	result, export, data = w.Open()
+	if result.Unsearchable != 1 || len(texts(t, export)) != 4 {
+		t.Errorf("%d unsearchable, exported %q", result.Unsearchable, export)
+	}
+	if r := verified(t, w, data); r.Unsearchable != 1 {
+		t.Errorf("the auditor counts %d", r.Unsearchable)
+	}
+}
+
 func uses(w *openertest.World) []control.UseState {
 	r, _ := w.Org.State.Request(w.Request)
 	return r.Uses
