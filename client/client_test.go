@@ -226,8 +226,10 @@ func TestCrashes(t *testing.T) {
 		}
 		return nil
 	}
+	server := newServer(t) // one for all, as making an organisation takes a while
 	setup := func(t *testing.T) (*party, *person, *person, *person, codec.ID) {
-		p := newParty(t)
+		server.t, server.org.T, server.refuse = t, t, nil
+		p := newPartyOf(t, server)
 		a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
 		id := a.create("x", b)
 		b.say(id, "from Bob")

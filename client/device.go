@@ -17,7 +17,6 @@ import (
 	"chancery/client/state"
 	"chancery/codec"
 	"chancery/control"
-	"chancery/envelope"
 	"chancery/internal/replica"
 	"chancery/internal/wire"
 	"chancery/ledger"
@@ -89,8 +88,7 @@ type Config struct {
 	// Stock is how many KeyPackages the device keeps at the server, one for each
 	// conversation that others may add it to before its next Sync; 0 means 20.
 	Stock int
-	// Keyring is the escrow keys, which devices of one process share; nil makes
-	// one.
+	// Keyring is what devices of one process share besides; nil makes one.
 	Keyring *Keyring
 }
 
@@ -105,30 +103,6 @@ func (c Config) withDefaults() Config {
 		c.Keyring = &Keyring{}
 	}
 	return c
-}
-
-// Keyring keeps escrow keys in the expanded form that sealing wants. It is safe
-// for concurrent use; the zero value is empty.
-type Keyring struct {
-	mu   sync.Mutex
-	keys map[codec.Hash]*envelope.PublicKey
-}
-
-func (k *Keyring) get(m *control.MonthState) (*envelope.PublicKey, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if p, ok := k.keys[m.Hash]; ok {
-		return p, nil
-	}
-	p, err := m.PublicKey()
-	if err != nil {
-		return nil, fmt.Errorf("escrow key %s: %w", m.Hash.Short(), err)
-	}
-	if k.keys == nil {
-		k.keys = map[codec.Hash]*envelope.PublicKey{}
-	}
-	k.keys[m.Hash] = p
-	return p, nil
 }
 
 // Buckets of the device's state.

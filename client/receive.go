@@ -231,7 +231,7 @@ func (d *Device) take(ctx context.Context, it *wire.Delivery, sum *Summary) erro
 func (d *Device) judge(ctx context.Context, raw []byte, sum *Summary) (r *manifest.Receipt, ok bool, err error) {
 	var key codec.PublicKey
 	d.cfg.Replica.Read(func(s *control.State) { key = s.Genesis().ReceiptKey })
-	r, err = manifest.OpenReceipt(key, raw)
+	r, err = d.cfg.Keyring.receipt(key, raw)
 	if err != nil {
 		d.fault(sum, fmt.Sprintf("delivery without a receipt: %v", err))
 		return nil, false, nil
@@ -303,7 +303,7 @@ func (d *Device) message(ctx context.Context, it *wire.Delivery, sum *Summary) e
 	if err != nil || !ok {
 		return err
 	}
-	m, err := manifest.Parse(it.Manifest)
+	m, err := d.cfg.Keyring.manifest(it.Manifest)
 	body := &r.Opening.Body
 	switch {
 	case errors.Is(err, envelope.ErrVersion) && r.Object == codec.Sum("manifest", it.Manifest):
@@ -414,7 +414,7 @@ func (d *Device) check(c *conversation, m *manifest.Manifest, r *manifest.Receip
 	if keyErr != nil {
 		return keyErr
 	}
-	if err := m.Verify(device.Key); err != nil {
+	if err := d.cfg.Keyring.verify(m, device.Key); err != nil {
 		return settle(outcomeFaulty, "manifest: %v", err)
 	}
 	statement, known := c.epoch(m.Transport.Epoch)
@@ -495,10 +495,16 @@ func (d *Device) checkIndex(c *conversation, m *manifest.Manifest, p *payload, r
 	case key.Epoch < c.Removal && t.Epoch >= c.Removal:
 		return "index unverified: the index key is older than a removal"
 	}
-	k := blindindex.KeyFromSeed(key.Seed[:])
-	defer k.Erase()
-	tags := blindindex.Tags(&k, p.Seed[:], m.Core.Envelope, d.terms(record, d.memberOf(m.Header.Device), roster))
-	if blindindex.Hash(tags) != t.Tags || !slices.Equal(blindindex.Encode(tags), encoded) {
+	members := roster.Root()
+	want, err := d.cfg.Keyring.tags.do(digest(key.Seed[:], p.Seed[:], m.Core.Envelope[:], m.Header.Device[:], members[:], p.Record), func() (codec.Hash, error) {
+		k := blindindex.KeyFromSeed(key.Seed[:])
+		defer k.Erase()
+		return blindindex.Hash(blindindex.Tags(&k, p.Seed[:], m.Core.Envelope, d.terms(record, d.memberOf(m.Header.Device), roster))), nil
+	})
+	if err != nil {
+		return "index unverified: " + err.Error()
+	}
+	if tags, err := blindindex.Parse(encoded); err != nil || want != t.Tags || blindindex.Hash(tags) != want {
 		return "index unverified: the tags are not those of the text"
 	}
 	return ""
