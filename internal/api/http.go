@@ -34,16 +34,11 @@ const (
 // say. The zero value is anybody.
 type caller struct {
 	httpsig.Identity
-	device  codec.Hash // zero for others than devices that are valid now
-	member  codec.ID   // the device's
-	holder  bool       // keyholder or guard
-	opener  bool       // of some request
-	roles   map[control.Role]bool
-	request codec.Hash // the opener's
-}
-
-func (c *caller) known() bool {
-	return !c.device.IsZero() || c.holder || c.opener || len(c.roles) > 0
+	device codec.Hash // zero for others than devices that are valid now
+	member codec.ID   // the device's
+	holder bool       // keyholder or guard
+	opener bool       // of some request
+	roles  map[control.Role]bool
 }
 
 // access says who may call.
@@ -229,9 +224,7 @@ func (s *server) identify(id httpsig.Identity) caller {
 			c.device, c.member = d.Hash, d.Member
 		}
 		c.holder = directory.Holder(state, key) != nil
-		if r := directory.Opener(state, key); r != nil {
-			c.opener, c.request = true, r.Hash
-		}
+		c.opener = directory.Opener(state, key)
 	})
 	return c
 }

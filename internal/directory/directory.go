@@ -193,11 +193,8 @@ func (d *Directory) Submit(ctx context.Context, in *wire.Submit) (*wire.Submitte
 	if index, ok := d.state.Index(hash); ok {
 		return &wire.Submitted{Hash: hash, Index: index}, nil
 	}
-	signatures, err := d.admissible(s, in)
-	if err != nil {
-		return nil, err
-	}
-	merged, opening := signatures, in.Opening
+	signatures, opening := in.Signatures, in.Opening
+	merged := signatures
 	if waiting := d.pending[hash]; waiting != nil {
 		merged = merge(waiting.Signatures, signatures)
 		if opening == nil {
@@ -241,8 +238,8 @@ func gathers(k control.Kind) bool {
 	return false
 }
 
-// check decides what needs no state, so that it runs without the lock: form,
-// sizes and each signature by itself.
+// check decides what takes time, before the lock: form, sizes, whose signatures
+// they are, which is cheap, and then each by itself.
 func (d *Directory) check(in *wire.Submit) (*control.Statement, error) {
 	if len(in.Statement) > maxStatement || (in.Opening != nil && len(in.Opening.Body) > maxOpening) || len(in.Signatures) > maxSignatures {
 		return nil, fmt.Errorf("statement: %w", ErrSize)
@@ -253,6 +250,9 @@ func (d *Directory) check(in *wire.Submit) (*control.Statement, error) {
 	}
 	if len(in.Signatures) == 0 {
 		return nil, fmt.Errorf("%w: no signature", control.ErrMalformed)
+	}
+	if err := d.admissible(s, in.Signatures); err != nil {
+		return nil, err
 	}
 	for _, g := range in.Signatures {
 		// A leaf with this signature alone says whether it verifies.
@@ -279,17 +279,19 @@ func checkOpening(s *control.Statement, o *control.Opening) error {
 	return nil
 }
 
-// admissible returns the signatures if each is by a key with a place in the
-// organisation, or by one that the statement itself introduces: strangers could
-// otherwise fill the desk, or a leaf.
-func (d *Directory) admissible(s *control.Statement, in *wire.Submit) ([]control.Signature, error) {
+// admissible returns ErrUnknownKey unless each signature is by a key with a
+// place in the organisation, or by one that the statement itself introduces:
+// strangers could otherwise fill the desk, or a leaf.
+func (d *Directory) admissible(s *control.Statement, signatures []control.Signature) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	own := introduces(s)
-	for _, g := range in.Signatures {
+	for _, g := range signatures {
 		if g.Key != own && !d.knows(g) {
-			return nil, fmt.Errorf("%s: %w", g.Key.Short(), ErrUnknownKey)
+			return fmt.Errorf("%s: %w", g.Key.Short(), ErrUnknownKey)
 		}
 	}
-	return in.Signatures, nil
+	return nil
 }
 
 // introduces returns the key that a device's or an opener's statement brings.
@@ -318,10 +320,7 @@ func (d *Directory) knows(g control.Signature) bool {
 	if _, ok := d.state.DeviceByKey(key); ok {
 		return true
 	}
-	if d.state.Invited(key) || Holder(d.state, key) != nil {
-		return true
-	}
-	return Opener(d.state, key) != nil
+	return d.state.Invited(key) || Holder(d.state, key) != nil || Opener(d.state, key)
 }
 
 // Holder returns the keyholder or guard whose signing key this is, or nil.
@@ -337,16 +336,16 @@ func Holder(s *control.State, key codec.PublicKey) *control.Holder {
 	return nil
 }
 
-// Opener returns the request whose opener's signing key this is, or nil.
-func Opener(s *control.State, key codec.PublicKey) *control.RequestState {
+// Opener reports whether the key is that of some request's opener.
+func Opener(s *control.State, key codec.PublicKey) bool {
 	for _, r := range s.Requests() {
 		for _, o := range r.Openers {
 			if o.Sign == key {
-				return r
+				return true
 			}
 		}
 	}
-	return nil
+	return false
 }
 
 func merge(a, b []control.Signature) []control.Signature {

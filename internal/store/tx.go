@@ -260,9 +260,12 @@ func (tx *Tx) DropNotices(device codec.Hash, cursor uint64) error {
 	return tx.exec("DropNotices", `DELETE FROM notices WHERE device = ? AND cursor <= ?`, device[:], int64(cursor))
 }
 
-// PutAck keeps a device's newest acknowledgement of a conversation.
+// PutAck keeps a device's newest acknowledgement of a conversation: one that
+// says less than the one that is there changes nothing.
 func (tx *Tx) PutAck(conversation codec.ID, device codec.Hash, position, read uint64, ack []byte) error {
-	return tx.exec("PutAck", `INSERT OR REPLACE INTO acks (conversation, device, position, read, ack) VALUES (?, ?, ?, ?, ?)`,
+	return tx.exec("PutAck", `INSERT INTO acks (conversation, device, position, read, ack) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (conversation, device) DO UPDATE SET position = excluded.position, read = excluded.read, ack = excluded.ack
+		WHERE excluded.position >= position AND excluded.read >= read`,
 		conversation[:], device[:], int64(position), int64(read), ack)
 }
 
