@@ -62,6 +62,7 @@ func (s *State) newer(a, b *MonthState) bool {
 // CheckHeader decides what all four parties decide alike: whether, in a log of
 // that size and at that time in milliseconds, a device could send under this
 // header. It returns ErrHeader with the reason, and the device and escrow key.
+// Size and time are the receipt's, and have to fit (CheckReceived).
 func (s *State) CheckHeader(h *envelope.Header, size, now int64) (*DeviceState, *MonthState, error) {
 	refuse := func(format string, args ...any) (*DeviceState, *MonthState, error) {
 		return nil, nil, fmt.Errorf("%w: "+format, append([]any{ErrHeader}, args...)...)
@@ -101,6 +102,9 @@ func (s *State) CheckHeader(h *envelope.Header, size, now int64) (*DeviceState, 
 	}
 	if s.retired(month, h.Day, size, now) {
 		return refuse("escrow key of an earlier month, and its successor took effect more than 72 hours ago")
+	}
+	if err := s.CheckReceived(size, now); err != nil {
+		return refuse("%w", err)
 	}
 	return device, month, nil
 }

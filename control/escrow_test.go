@@ -66,8 +66,9 @@ func TestCheckHeader(t *testing.T) {
 
 	// The day's edges: its last moment within 72 hours before, its first within
 	// ten minutes after the receipt's time.
-	midnight := time.Date(2026, 11, 15, 0, 0, 0, 0, time.UTC)
+	midnight := time.Date(2026, 11, 16, 0, 0, 0, 0, time.UTC)
 	h := header()
+	h.Day = envelope.DayOf(midnight)
 	check("72 hours after its end, less a millisecond", "", h, size, midnight.Add(96*time.Hour-time.Millisecond))
 	check("72 hours after its end", "72 hours", h, size, midnight.Add(96*time.Hour))
 	check("ten minutes before its beginning", "", h, size, midnight.Add(-10*time.Minute))
@@ -178,7 +179,8 @@ func TestOldPolicy(t *testing.T) {
 	}
 	check("within 72 hours", h, size, 72*time.Hour, "")
 	check("after them", h, size, 72*time.Hour+time.Millisecond, "replaced")
-	check("in a log that lacks the new one", h, before, 72*time.Hour+time.Millisecond, "")
+	check("in a log that lacks the new one", h, before, 5*time.Minute, "")
+	check("in a log that should have it", h, before, 72*time.Hour+time.Millisecond, "longer")
 	mixed := w.Header(codec.NewID(), alice, envelope.KindRecord)
 	check("the new policy and the old region's key", mixed, size, 0, "region")
 	if err := w.State.CheckReceived(before, w.clock.Add(73*time.Hour).UnixMilli()); !errors.Is(err, control.ErrConflict) {
