@@ -6,20 +6,24 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"chancery/codec"
 	"chancery/manifest"
 )
 
 var errStop = errors.New("enough")
 
-// hash and id scan byte columns of one size.
+// hash, id and treeHash scan byte columns of one size.
 type (
-	hash struct{ to *codec.Hash }
-	id   struct{ to *codec.ID }
+	hash     struct{ to *codec.Hash }
+	id       struct{ to *codec.ID }
+	treeHash struct{ to *tlog.Hash }
 )
 
-func (h hash) Scan(v any) error { return fixed(h.to[:], v) }
-func (i id) Scan(v any) error   { return fixed(i.to[:], v) }
+func (h hash) Scan(v any) error     { return fixed(h.to[:], v) }
+func (i id) Scan(v any) error       { return fixed(i.to[:], v) }
+func (h treeHash) Scan(v any) error { return fixed(h.to[:], v) }
 
 func fixed(to []byte, v any) error {
 	b, ok := v.([]byte)

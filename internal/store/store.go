@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -167,9 +168,7 @@ func (s *Store) load(ctx context.Context) error {
 		if err := row.Scan(&size); err != nil {
 			return fmt.Errorf("couldn't read the size of the %s log: %w", log, err)
 		}
-		edge, err := ledger.ReadEdge(tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
-			return s.hashes(ctx, s.conn, log, indexes)
-		}), size)
+		edge, err := ledger.ReadEdge(s.Hashes(ctx, log), size)
 		if err != nil {
 			return err
 		}
@@ -219,25 +218,37 @@ func (s *Store) Hashes(ctx context.Context, log ledger.Log) tlog.HashReader {
 
 // ReadHashes returns stored hashes of a log (tlog.StoredHashIndex).
 func (s *Store) ReadHashes(ctx context.Context, log ledger.Log, indexes []int64) ([]tlog.Hash, error) {
-	return s.hashes(ctx, s.read, log, indexes)
-}
-
-type querier interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-func (s *Store) hashes(ctx context.Context, q querier, log ledger.Log, indexes []int64) ([]tlog.Hash, error) {
+	if len(indexes) > 1 {
+		// A tile's leaves lie in a row with their parents between them: reading
+		// all is one query for what would be hundreds.
+		if lo, hi := slices.Min(indexes), slices.Max(indexes); hi-lo < 4*int64(len(indexes)) {
+			return s.hashRange(ctx, log, indexes, lo, hi)
+		}
+	}
 	out := make([]tlog.Hash, len(indexes))
 	for i, index := range indexes {
-		var b []byte
-		row := q.QueryRowContext(ctx, `SELECT hash FROM hashes WHERE log = ? AND idx = ?`, number(log), index)
-		if err := row.Scan(&b); err != nil {
+		if err := s.one(ctx, []any{treeHash{&out[i]}}, `SELECT hash FROM hashes WHERE log = ? AND idx = ?`, number(log), index); err != nil {
 			return nil, fmt.Errorf("couldn't read hash %d of the %s log: %w", index, log, err)
 		}
-		if len(b) != tlog.HashSize {
-			return nil, fmt.Errorf("hash %d of the %s log has %d bytes", index, log, len(b))
-		}
-		out[i] = tlog.Hash(b)
+	}
+	return out, nil
+}
+
+func (s *Store) hashRange(ctx context.Context, log ledger.Log, indexes []int64, lo, hi int64) ([]tlog.Hash, error) {
+	row := make([]tlog.Hash, 0, hi-lo+1)
+	err := s.each(ctx, func(r *sql.Rows) error {
+		row = append(row, tlog.Hash{})
+		return r.Scan(treeHash{&row[len(row)-1]})
+	}, `SELECT hash FROM hashes WHERE log = ? AND idx >= ? AND idx <= ? ORDER BY idx`, number(log), lo, hi)
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(row)) != hi-lo+1 {
+		return nil, fmt.Errorf("%d hashes of the %s log from %d to %d", len(row), log, lo, hi)
+	}
+	out := make([]tlog.Hash, len(indexes))
+	for i, index := range indexes {
+		out[i] = row[index-lo]
 	}
 	return out, nil
 }
