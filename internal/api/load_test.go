@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -247,5 +248,42 @@ func TestRemoteErrors(t *testing.T) {
 	}
 	if _, err := nobody.Entries(t.Context(), ledger.ControlLog, 0, 1<<21); !errors.Is(err, ledger.ErrSize) {
 		t.Fatalf("too many entries: %v", err)
+	}
+}
+
+// A server whose database was rolled back can't have another history
+// witnessed: it goes on serving the last checkpoint that it has.
+func TestRolledBackDatabase(t *testing.T) {
+	s := newStage(t)
+	address, file := strings.TrimPrefix(s.url, "http://"), filepath.Join(s.dir, "server.db")
+	s.WaitWitnessed(s.anyone, s.Leaves[len(s.Leaves)-1].Hash)
+	s.stop()
+	backup, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.start(address)
+	s.WaitWitnessed(s.anyone, s.NewMember().Hash)
+	s.stop()
+	if err := os.WriteFile(file, backup, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.start(address)
+	before, err := s.anyone.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Another leaf where the witnesses have seen one already.
+	l := s.Leaves[len(s.Leaves)-2] // the invitation
+	if _, err := s.anyone.Submit(t.Context(), &wire.Submit{Statement: l.Statement, Signatures: l.Signatures}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(1500 * time.Millisecond)
+	after, err := s.anyone.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.ControlSize != before.ControlSize+1 || after.Witnessed != before.Witnessed {
+		t.Fatalf("before %+v, after %+v: a second history was witnessed", before, after)
 	}
 }
