@@ -126,19 +126,7 @@ func Run(ctx context.Context, o Options) (*Summary, error) {
 		return nil, err
 	}
 	defer s.stop()
-	for _, phase := range []struct {
-		name string
-		play func(context.Context) error
-	}{
-		{"found", s.found},
-		{"keys", s.keys},
-		{"talk", s.talk},
-		{"hold", s.hold},
-		{"approve", s.approve},
-		{"open", s.open},
-		{"export", s.export},
-		{"verify", s.verify},
-	} {
+	for _, phase := range s.phases() {
 		start := time.Now()
 		if err := phase.play(ctx); err != nil {
 			return s.summary, errors.Join(fmt.Errorf("%s: %w", phase.name, err), s.check())
@@ -150,6 +138,19 @@ func Run(ctx context.Context, o Options) (*Summary, error) {
 		<-ctx.Done()
 	}
 	return s.summary, nil
+}
+
+// phase is a part of the demo, timed by its name.
+type phase struct {
+	name string
+	play func(context.Context) error
+}
+
+func (s *stage) phases() []phase {
+	return []phase{
+		{"found", s.found}, {"keys", s.keys}, {"talk", s.talk}, {"hold", s.hold},
+		{"approve", s.approve}, {"open", s.open}, {"export", s.export}, {"verify", s.verify},
+	}
 }
 
 func newStage(o Options) (*stage, error) {

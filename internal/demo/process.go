@@ -30,7 +30,8 @@ type fleet struct {
 // program is one running role.
 type program struct {
 	name     string
-	listener *os.File // kept open, so that a restart has the same address
+	address  string   // where it listens, over restarts too
+	listener *os.File // open until the program has it
 	args     []string
 	fleet    *fleet
 
@@ -58,7 +59,7 @@ func (f *fleet) reserve(name string) (*program, string, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("couldn't hand over the listener: %w", err)
 	}
-	return &program{name: name, listener: file, fleet: f}, "http://" + l.Addr().String(), nil
+	return &program{name: name, address: l.Addr().String(), listener: file, fleet: f}, "http://" + l.Addr().String(), nil
 }
 
 // launch starts a reserved role.
@@ -78,27 +79,51 @@ func (p *program) start() error {
 	if err != nil {
 		return fmt.Errorf("couldn't open the log of %s: %w", p.name, err)
 	}
+	if err := p.exec(log); err != nil {
+		log.Close()
+		return fmt.Errorf("couldn't start %s: %w", p.name, err)
+	}
+	p.log, p.done = log, make(chan struct{})
+	if p.address != "" {
+		go p.wait()
+	}
+	return nil
+}
+
+func (p *program) exec(log *os.File) (err error) {
 	p.cmd = exec.Command(p.fleet.binary, p.args...)
 	p.cmd.Env = append(os.Environ(), p.fleet.env...)
 	p.cmd.Stderr = log
-	if p.listener != nil {
+	if p.address != "" {
+		if p.listener == nil { // a restart, at the same address
+			if p.listener, err = listenAt(p.address); err != nil {
+				return err
+			}
+		}
 		p.cmd.ExtraFiles = []*os.File{p.listener}
 	}
-	if p.stdin, err = p.cmd.StdinPipe(); err == nil && p.listener == nil {
+	if p.stdin, err = p.cmd.StdinPipe(); err == nil && p.address == "" {
 		p.stdout, err = p.cmd.StdoutPipe()
 	}
 	if err == nil {
 		err = p.cmd.Start()
 	}
-	if err != nil {
-		log.Close()
-		return fmt.Errorf("couldn't start %s: %w", p.name, err)
-	}
-	p.log, p.done = log, make(chan struct{})
 	if p.listener != nil {
-		go p.wait()
+		// The program's copy is the only one, so that whoever calls while it is
+		// dead is told so rather than kept waiting.
+		p.listener.Close()
+		p.listener = nil
 	}
-	return nil
+	return err
+}
+
+func listenAt(address string) (*os.File, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	return l.(*net.TCPListener).File()
 }
 
 func (p *program) wait() {
@@ -127,9 +152,6 @@ func (p *program) stop() {
 	case <-time.After(stopTime):
 		p.cmd.Process.Kill()
 		<-p.done
-	}
-	if p.listener != nil {
-		p.listener.Close()
 	}
 }
 
