@@ -235,7 +235,7 @@ func TestCrashes(t *testing.T) {
 		b.say(id, "from Bob")
 		p.refuse = func(h *envelope.Header) string {
 			// The refused message is not a profile, its number known.
-			if h.Device == a.Hash() && h.Kind == envelope.KindRecord && h.Seq == 4 {
+			if h.Device == a.Hash() && h.Kind == envelope.KindRecord && h.Seq == 5 {
 				return "kind: not this one"
 			}
 			return ""

@@ -30,7 +30,6 @@ type conversationState struct {
 	ID         codec.ID
 	Name       string
 	Statements []statement // of the last epochs, ascending
-	Removal    uint64      // epoch from which on index keys must have been drawn
 	Seq        uint64      // of the device's next envelope here
 	Prev       codec.Hash  // H(core) of its last
 	Indexes    []indexKey  // verified, in the order of their verification
@@ -86,31 +85,32 @@ func (c *conversation) current() (statement, bool) {
 }
 
 // enter records a step of the group.
-func (c *conversation) enter(epoch uint64, hash codec.Hash, removed bool) {
+func (c *conversation) enter(epoch uint64, hash codec.Hash) {
 	c.Statements = append(c.Statements, statement{Epoch: epoch, Hash: hash})
 	if n := len(c.Statements) - keptEpochs; n > 0 {
 		c.Statements = slices.Delete(c.Statements, 0, n)
 	}
-	if removed {
-		c.Removal = epoch
-	}
 	c.changed = true
 }
 
-// index returns the earliest index key for a day that may be used in the
-// current epoch.
-func (c *conversation) index(day uint32) (*indexKey, bool) {
+// index returns the earliest index key of a day and epoch. A key of an earlier
+// epoch won't do: who was removed since has it, and a matter of a custodian who
+// joined since can't open it.
+func (c *conversation) index(day uint32, epoch uint64) (*indexKey, bool) {
 	for i := range c.Indexes {
-		if k := &c.Indexes[i]; k.Day == day && k.Epoch >= c.Removal {
+		if k := &c.Indexes[i]; k.Day == day && k.Epoch == epoch {
 			return k, true
 		}
 	}
 	return nil, false
 }
 
-// addIndex remembers an index key and erases those of days that are over.
+// addIndex remembers an index key and erases those of days and epochs that are
+// over.
 func (c *conversation) addIndex(k indexKey, today uint32) {
-	c.Indexes = slices.DeleteFunc(c.Indexes, func(old indexKey) bool { return old.Day+indexKeptDays < today })
+	c.Indexes = slices.DeleteFunc(c.Indexes, func(old indexKey) bool {
+		return old.Day+indexKeptDays < today || old.Epoch+keptEpochs < k.Epoch
+	})
 	c.Indexes = append(c.Indexes, k)
 	c.changed = true
 }
@@ -571,18 +571,12 @@ func (d *Device) commit(ctx context.Context, c *conversation) error {
 	if err != nil {
 		return err
 	}
-	removed := false
 	if body.Epoch > 0 {
-		before, err := d.groups.Epoch(c.ID)
-		if err != nil {
-			return err
-		}
-		removed = shrunk(before.Roster, sub.Roster)
 		if err := d.groups.Merge(c.ID); err != nil {
 			return err
 		}
 	}
-	c.enter(body.Epoch, hash, removed)
+	c.enter(body.Epoch, hash)
 	c.Next = max(c.Next, r.Opening.Body.Position+1)
 	c.Pending = nil
 	return d.save()
@@ -612,10 +606,6 @@ func (d *Device) forget(c *conversation) error {
 		return err
 	}
 	return nil
-}
-
-func shrunk(before, after manifest.Roster) bool {
-	return slices.ContainsFunc(before, func(h codec.Hash) bool { return !after.Contains(h) })
 }
 
 // openReceipt verifies a receipt and that it is the one of an object.
@@ -665,17 +655,12 @@ func (d *Device) applyCommit(r *manifest.Receipt, it *wire.Delivery, body *manif
 		c.halt("the commit is another than its author's statement names")
 		return nil
 	}
-	before, err := d.groups.Epoch(c.ID)
-	if errors.Is(err, ErrNoGroup) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
 	e, err := d.groups.Process(c.ID, it.Body, d.credentials(r.Opening.Body.ControlSize))
 	switch {
 	case errors.Is(err, ErrRemoved):
 		return d.forget(c)
+	case errors.Is(err, ErrNoGroup):
+		return nil
 	case err != nil:
 		c.halt(fmt.Sprintf("commit by device %s: %v", body.Device.Short(), err))
 		return nil
@@ -684,7 +669,7 @@ func (d *Device) applyCommit(r *manifest.Receipt, it *wire.Delivery, body *manif
 		return nil
 	}
 	c.Pending = nil // ours has lost
-	c.enter(body.Epoch, hash, shrunk(before.Roster, e.Roster))
+	c.enter(body.Epoch, hash)
 	return nil
 }
 
@@ -725,7 +710,7 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 		c.Left, c.Broken, c.Statements, c.Indexes = false, "", nil, nil
 	}
 	d.add(c)
-	c.enter(e.Number, manifest.CommitHash(it.Manifest), true)
+	c.enter(e.Number, manifest.CommitHash(it.Manifest))
 	c.received(r)
 	sum.Joined = append(sum.Joined, e.Conversation)
 	return nil

@@ -249,6 +249,11 @@ func (d *Device) judge(ctx context.Context, raw []byte, sum *Summary) (r *manife
 		d.fault(sum, fmt.Sprintf("receipt of leaf %d speaks of another control log", r.Index))
 		return nil, false, nil
 	}
+	d.cfg.Replica.Read(func(s *control.State) { err = s.CheckReceived(body.ControlSize, body.Time) })
+	if err != nil {
+		d.fault(sum, fmt.Sprintf("receipt under an old control log: %v", err))
+		return nil, false, nil
+	}
 	return r, true, nil
 }
 
@@ -492,8 +497,8 @@ func (d *Device) checkIndex(c *conversation, m *manifest.Manifest, p *payload, r
 	switch {
 	case key.Day != m.Header.Day:
 		return "index unverified: the index key is of another day"
-	case key.Epoch < c.Removal && t.Epoch >= c.Removal:
-		return "index unverified: the index key is older than a removal"
+	case key.Epoch != t.Epoch:
+		return "index unverified: the index key is of another epoch"
 	}
 	members := roster.Root()
 	want, err := d.cfg.Keyring.tags.do(digest(key.Seed[:], p.Seed[:], m.Core.Envelope[:], m.Header.Device[:], members[:], p.Record), func() (codec.Hash, error) {

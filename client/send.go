@@ -298,8 +298,8 @@ func (d *Device) drop(n uint64, e *entry, reason string) error {
 	return &Refusal{ID: e.ID, Conversation: e.Conversation, Reason: reason}
 }
 
-// seal makes the envelope of a record, and of the day's index where the device
-// knows none yet, and all that the server gets.
+// seal makes the envelope of a record, and of the day's and epoch's index
+// where the device knows none yet, and all that the server gets.
 func (d *Device) seal(c *conversation, e *entry) error {
 	epoch, err := d.groups.Epoch(c.ID)
 	if err != nil {
@@ -326,7 +326,7 @@ func (d *Device) seal(c *conversation, e *entry) error {
 	var key *indexKey
 	if e.Kind == envelope.KindRecord {
 		var ok bool
-		if key, ok = c.index(day); !ok {
+		if key, ok = c.index(day, epoch.Number); !ok {
 			if e.Index, err = d.envelope(c, header, envelope.KindIndex, public, nil); err != nil {
 				return err
 			}

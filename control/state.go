@@ -278,6 +278,14 @@ func (s *State) Genesis() *Genesis { return s.genesis }
 // Index returns the leaf index of a statement.
 func (s *State) Index(h codec.Hash) (int64, bool) { i, ok := s.seen[h]; return i, ok }
 
+// TimeAt returns a leaf's time in milliseconds since 1970 UTC.
+func (s *State) TimeAt(index int64) (int64, bool) {
+	if index < 0 || index >= s.size {
+		return 0, false
+	}
+	return s.times[index], true
+}
+
 // CheckReceived decides whether a server can honestly have received something
 // at a time, in milliseconds since 1970 UTC, with a control log of that size:
 // the leaf before is not of a later time and the leaf after not of one more

@@ -156,8 +156,9 @@ func (b *batch) epoch(statement codec.Hash) (*store.Epoch, error) {
 }
 
 // checkIndex checks that the index envelope which a message's tags are made
-// under is held: for this conversation, of this day, and drawn after the last
-// removal.
+// under is held: for this conversation, of this day and epoch. A key of an
+// earlier epoch is known to devices that were removed since, and out of reach of
+// a matter whose custodian joined since.
 func (b *batch) checkIndex(it *item, c *conversation, before []*row) error {
 	var leaf *store.Leaf
 	for _, r := range before {
@@ -183,8 +184,8 @@ func (b *batch) checkIndex(it *item, c *conversation, before []*row) error {
 		return refuse(it.core, ReasonIndex, "the index envelope is another conversation's")
 	case leaf.Day != it.Header.Day:
 		return refuse(it.core, ReasonIndex, "the index envelope is of day %d, the message of day %d", leaf.Day, it.Header.Day)
-	case leaf.Epoch < c.Removal:
-		return refuse(it.core, ReasonIndex, "a device that has the index key was removed at epoch %d", c.Removal)
+	case leaf.Epoch != it.Transport.Epoch:
+		return refuse(it.core, ReasonIndex, "the index envelope is of epoch %d, the message of epoch %d", leaf.Epoch, it.Transport.Epoch)
 	}
 	return nil
 }

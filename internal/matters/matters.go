@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -45,6 +46,9 @@ type Desk struct {
 	Now     func() time.Time
 	Rand    io.Reader
 }
+
+// handOverTime is how long holders may take to accept what is handed to them.
+const handOverTime = 15 * time.Second
 
 // ErrNotHandedOver means that a statement is logged but could not be handed to
 // every holder; it still binds them once they have replayed it.
@@ -88,17 +92,57 @@ func Await(ctx context.Context, r *replica.Replica, src replica.Source, index in
 	}
 }
 
+// handOver gives a statement to every holder at the same time.
 func (d *Desk) handOver(ctx context.Context, submit *wire.Submit) error {
-	var errs []error
+	ctx, cancel := context.WithTimeout(ctx, handOverTime)
+	defer cancel()
+	errs := make([]error, 0, len(d.Holders))
+	var mu sync.Mutex // guards errs
+	var group sync.WaitGroup
 	for name, h := range d.Holders {
-		if err := h.Notice(ctx, submit); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
-		}
+		group.Go(func() {
+			if err := h.Notice(ctx, submit); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			}
+		})
 	}
+	group.Wait()
 	if len(errs) > 0 {
 		return fmt.Errorf("%w: %w", ErrNotHandedOver, errors.Join(errs...))
 	}
 	return nil
+}
+
+// bind signs a statement that binds holders, hands it to them and then logs it:
+// a server that refuses or hides the leaf keeps it from nobody.
+func (d *Desk) bind(ctx context.Context, body control.Body) (codec.Hash, error) {
+	statement, opening, err := control.NewStatement(d.Rand, d.Replica.Organisation(), body)
+	if err != nil {
+		return codec.Hash{}, err
+	}
+	signatures, err := ceremony.SignSSH(statement, d.Key)
+	if err != nil {
+		return codec.Hash{}, err
+	}
+	submit := &wire.Submit{Statement: codec.Encode(statement), Opening: opening, Signatures: signatures}
+	handed := d.handOver(ctx, submit)
+	done, err := d.Server.Submit(ctx, submit)
+	if err != nil {
+		return statement.Hash(), errors.Join(fmt.Errorf("couldn't log the %s: %w", statement.Kind, err), handed)
+	}
+	if err := ceremony.Logged(done); err != nil {
+		return done.Hash, errors.Join(err, handed)
+	}
+	if err := d.await(ctx, done.Index); err != nil {
+		return done.Hash, errors.Join(err, handed)
+	}
+	if handed != nil {
+		// Some may have lacked what the statement refers to, and have it by now.
+		handed = d.handOver(ctx, submit)
+	}
+	return done.Hash, handed
 }
 
 // OpenMatter opens a case.
@@ -111,11 +155,7 @@ func (d *Desk) OpenMatter(ctx context.Context, details *request.Details) (codec.
 // PlaceHold orders that nothing of the custodians between two days is deleted,
 // and tells them so.
 func (d *Desk) PlaceHold(ctx context.Context, matter codec.ID, custodians []codec.ID, from, to uint32, text string) (codec.Hash, error) {
-	h, submit, err := d.log(ctx, &control.Hold{ID: codec.NewID(), Matter: matter, Custodians: custodians, FromDay: from, ToDay: to, Text: text})
-	if err != nil {
-		return h, err
-	}
-	return h, d.handOver(ctx, submit)
+	return d.bind(ctx, &control.Hold{ID: codec.NewID(), Matter: matter, Custodians: custodians, FromDay: from, ToDay: to, Text: text})
 }
 
 // Draft is what a reviewer decides about a request.
@@ -178,34 +218,17 @@ func (d *Desk) Decide(ctx context.Context, h codec.Hash, decision control.Decisi
 	if err != nil {
 		return codec.Hash{}, err
 	}
-	leaf, submit, err := d.log(ctx, &control.Approval{Nonce: codec.NewID(), Request: h, Decision: decision, Role: control.RoleApprover, Policy: r.Policy, Reason: reason})
-	if err != nil || decision == control.Approve {
-		return leaf, err
+	body := &control.Approval{Nonce: codec.NewID(), Request: h, Decision: decision, Role: control.RoleApprover, Policy: r.Policy, Reason: reason}
+	if decision == control.Refuse {
+		return d.bind(ctx, body) // a refusal is a veto
 	}
-	return leaf, d.handOver(ctx, submit) // a refusal is a veto: it binds when handed over
+	leaf, _, err := d.log(ctx, body)
+	return leaf, err
 }
 
 // Withdraw ends a request, for holders at once.
 func (d *Desk) Withdraw(ctx context.Context, h codec.Hash, reason string) (codec.Hash, error) {
-	// Handing over comes first: a server that hides the leaf delays nothing.
-	statement, opening, err := control.NewStatement(d.Rand, d.Replica.Organisation(), &control.Withdrawal{Request: h, Reason: reason})
-	if err != nil {
-		return codec.Hash{}, err
-	}
-	signatures, err := ceremony.SignSSH(statement, d.Key)
-	if err != nil {
-		return codec.Hash{}, err
-	}
-	submit := &wire.Submit{Statement: codec.Encode(statement), Opening: opening, Signatures: signatures}
-	handed := d.handOver(ctx, submit)
-	done, err := d.Server.Submit(ctx, submit)
-	if err != nil {
-		return statement.Hash(), errors.Join(fmt.Errorf("couldn't log the withdrawal: %w", err), handed)
-	}
-	if err := ceremony.Logged(done); err != nil {
-		return done.Hash, err
-	}
-	return done.Hash, errors.Join(handed, d.await(ctx, done.Index))
+	return d.bind(ctx, &control.Withdrawal{Request: h, Reason: reason})
 }
 
 // Export records that a production left the system.
@@ -217,9 +240,5 @@ func (d *Desk) Export(ctx context.Context, h, production codec.Hash, records uin
 // Revoke ends a device, for holders at once: what it sends afterwards opens
 // nowhere.
 func (d *Desk) Revoke(ctx context.Context, device codec.Hash, reason string) (codec.Hash, error) {
-	h, submit, err := d.log(ctx, &control.Revocation{Device: device, Reason: reason})
-	if err != nil {
-		return h, err
-	}
-	return h, d.handOver(ctx, submit)
+	return d.bind(ctx, &control.Revocation{Device: device, Reason: reason})
 }

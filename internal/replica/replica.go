@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"chancery/codec"
 	"chancery/control"
@@ -32,6 +33,12 @@ type Source interface {
 // ErrForgotten means that the log served does not contain what this replica
 // has seen before: the server rolled it back or replaced it.
 var ErrForgotten = errors.New("the log served lacks what was witnessed before")
+
+// ErrBackdated means that a leaf claims to be older than the log without it.
+var ErrBackdated = errors.New("a leaf of the control log is dated before its time")
+
+// backdating is what clocks of server and witnesses may differ by.
+const backdating = 5 * time.Minute
 
 // Replica is safe for concurrent use.
 type Replica struct {
@@ -194,7 +201,11 @@ func (r *Replica) advance(signed []byte, entries [][]byte, openings []wire.Openi
 		// that came after it.
 		state, applied, from = control.NewState(r.organisation), map[int64]bool{}, 0
 	}
-	if err := r.replay(state, applied, all, from); err != nil {
+	err = r.replay(state, applied, all, from)
+	if err == nil {
+		err = r.checkTime(state)
+	}
+	if err != nil {
 		r.rebuild()
 		return err
 	}
@@ -205,6 +216,22 @@ func (r *Replica) advance(signed []byte, entries [][]byte, openings []wire.Openi
 		r.roots = append(r.roots, codec.Hash(r.edge.Root()))
 	}
 	r.follower, r.entries, r.state, r.applied = next, all, state, applied
+	return nil
+}
+
+// checkTime refuses leaves that are dated more than five minutes before the
+// witnesses saw the log without them: with two officers a server could make a
+// loosened policy look old, or the time for a veto over.
+func (r *Replica) checkTime(state *control.State) error {
+	held := r.follower.Held()
+	if held == nil || state.Size() == held.Size {
+		return nil
+	}
+	first, ok := state.TimeAt(held.Size)
+	if seen := held.Time().Add(-backdating); ok && first < seen.UnixMilli() {
+		return fmt.Errorf("%w: leaf %d is dated %s, and the log ended before it at %s", ErrBackdated, held.Size,
+			time.UnixMilli(first).UTC().Format(time.RFC3339), held.Time().UTC().Format(time.RFC3339))
+	}
 	return nil
 }
 
