@@ -26,6 +26,7 @@ const (
 	mostOpen   = 600             // devices open at a time
 	label      = "desk"          // every member has one device in the demo
 	settleTime = 2 * time.Minute // within which the witnesses have seen the last message
+	stockLow   = 8               // conversations joined without a sync; a device stocks 20 KeyPackages
 )
 
 // DeviceOptions say what the device host plays.
@@ -105,6 +106,9 @@ type host struct {
 	names   []string
 	members map[string]codec.ID
 	invites map[string]*ceremony.Invite
+
+	mu     sync.Mutex     // guards joined
+	joined map[string]int // conversations that a member was added to since its last sync
 }
 
 func newHost(ctx context.Context, o DeviceOptions, invites []ceremony.Invite) (*host, error) {
@@ -126,7 +130,7 @@ func newHost(ctx context.Context, o DeviceOptions, invites []ceremony.Invite) (*
 	if err != nil {
 		return nil, err
 	}
-	h := &host{Host: devices, members: map[string]codec.ID{}, invites: map[string]*ceremony.Invite{}}
+	h := &host{Host: devices, members: map[string]codec.ID{}, invites: map[string]*ceremony.Invite{}, joined: map[string]int{}}
 	for i := range invites {
 		name := invites[i].Name
 		h.names = append(h.names, name)
@@ -162,6 +166,9 @@ func (h *host) enrolAll(ctx context.Context, progress func(int)) error {
 }
 
 func (h *host) create(ctx context.Context, member, name string, with []string) (codec.ID, error) {
+	if err := h.stock(ctx, with); err != nil {
+		return codec.ID{}, err
+	}
 	var ids []codec.ID
 	for _, who := range with {
 		ids = append(ids, h.members[who])
@@ -174,7 +181,30 @@ func (h *host) create(ctx context.Context, member, name string, with []string) (
 	return id, err
 }
 
+// stock makes sure that those who are to be added have KeyPackages left: a device
+// restocks when it syncs, which in the demo it does only when it has to.
+func (h *host) stock(ctx context.Context, names []string) error {
+	for _, name := range names {
+		h.mu.Lock()
+		h.joined[name]++
+		low := h.joined[name] >= stockLow
+		if low {
+			h.joined[name] = 0
+		}
+		h.mu.Unlock()
+		if low {
+			if err := h.sync(ctx, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func (h *host) add(ctx context.Context, member string, conversation codec.ID, who string) error {
+	if err := h.stock(ctx, []string{who}); err != nil {
+		return err
+	}
 	return h.use(member, func(d *client.Device) error {
 		return d.Add(ctx, conversation, []codec.ID{h.members[who]})
 	})
