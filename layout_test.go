@@ -30,10 +30,10 @@ var layers = [][]string{
 	{
 		"client", "client/remote", "verify", "internal/httpsig", "internal/tlogtiles", "internal/replica",
 		"internal/custody", "internal/home", "client/state",
-		"internal/ceremony", "internal/matters", "internal/opening", "internal/delivery", "internal/directory", "internal/keyholder",
+		"internal/ceremony", "internal/matters", "internal/opening", "internal/store", "internal/delivery", "internal/directory", "internal/keyholder",
 		"internal/opener", "internal/witness",
 	},
-	{"internal/store", "internal/api", "internal/stopgap", "internal/orgtest", "internal/testenv"},
+	{"internal/api", "internal/opener/openertest", "internal/stopgap", "internal/orgtest", "internal/testenv"},
 	{"internal/cli", "internal/demo", "internal/bench"},
 	{"cmd/chancery", "cmd/chancery-opener", "cmd/chancery-verify", "internal/campaign"},
 }
