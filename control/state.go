@@ -1,6 +1,8 @@
 package control
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -333,6 +335,14 @@ func (s *State) Members() []codec.ID { return slices.Collect(maps.Keys(s.members
 func (s *State) Credential(id codec.Hash) (*Credential, bool) {
 	c, ok := s.credentials[id]
 	return c, ok
+}
+
+// Credentials returns the people's SSH credentials, those that have lost their
+// last role included, in the order of member and key.
+func (s *State) Credentials() []*Credential {
+	return slices.SortedFunc(maps.Values(s.credentials), func(a, b *Credential) int {
+		return cmp.Or(bytes.Compare(a.Member[:], b.Member[:]), bytes.Compare(a.Person.Credential, b.Person.Credential))
+	})
 }
 
 // Epoch returns an escrow epoch by its leaf.

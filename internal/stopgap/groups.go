@@ -444,7 +444,7 @@ func (s *Groups) Join(welcome []byte, check client.Credentials) (epoch *client.E
 		return nil, fmt.Errorf("couldn't read the Welcome: %w", err)
 	}
 	if w.CipherSuite != suite || !bytes.Equal(w.Marshal(), m.Welcome) {
-		return nil, errors.New("Welcome of another cipher suite or form")
+		return nil, errors.New("a Welcome of another cipher suite or form")
 	}
 	ref, kp, private, err := s.mine(w)
 	if err != nil {
@@ -472,7 +472,7 @@ func (s *Groups) Join(welcome []byte, check client.Credentials) (epoch *client.E
 	}
 	id := codec.ID(g.GroupContext().GroupID.AsSlice())
 	if _, err := s.entry(id); !errors.Is(err, client.ErrNoGroup) {
-		return nil, errors.Join(errors.New("Welcome to a group that this device is in"), err)
+		return nil, errors.Join(errors.New("a Welcome to a group that this device is in"), err)
 	}
 	if err := s.found(newEntry(id), g, keys); err != nil {
 		return nil, err
@@ -493,7 +493,7 @@ func (s *Groups) checkJoined(g *group.Group, info *group.Info) error {
 	ctx := g.GroupContext()
 	switch {
 	case trees != 1:
-		return errors.New("Welcome without a ratchet tree")
+		return errors.New("a Welcome without a ratchet tree")
 	case len(ctx.Extensions) != 0:
 		return errors.New("group with extensions, of which this version knows none")
 	case len(ctx.GroupID.AsSlice()) != codec.IDSize:

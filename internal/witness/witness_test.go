@@ -452,7 +452,7 @@ func TestSubmitAnswers(t *testing.T) {
 			w.WriteHeader(409)
 			fmt.Fprintln(w, "many")
 		}, ErrUnavailable},
-		"refusal with control characters": {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "\x1b[2Jno", 403) }, ErrRefused},
+		"refusal with control characters": {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "\x1b[2Jno", http.StatusForbidden) }, ErrRefused},
 		"failure":                         {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", 500) }, ErrUnavailable},
 		"endless": {func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
