@@ -17,7 +17,11 @@ import (
 // the same time, each in a conversation of its own with the next, for about d.
 // It returns how many messages of size bytes the server receipted and how long
 // that took: sealed, proved, checked by all parties to a send, and durable.
-func Load(ctx context.Context, o Options, senders, size int, d time.Duration) (messages int, took time.Duration, err error) {
+//
+// The devices' states lie in devices: senders share this machine's disk with the
+// server, as they would not elsewhere, so that a folder in memory measures the
+// server's durability and not theirs.
+func Load(ctx context.Context, o Options, devices string, senders, size int, d time.Duration) (messages int, took time.Duration, err error) {
 	s, err := newStage(o)
 	if err != nil {
 		return 0, 0, err
@@ -38,9 +42,9 @@ func Load(ctx context.Context, o Options, senders, size int, d time.Duration) (m
 	if err != nil {
 		return 0, 0, err
 	}
-	devices := DeviceOptions{Dir: s.path("devices")}
-	rand.Read(devices.Key[:]) // never fails
-	h, err := newHost(ctx, devices, invites)
+	hosted := DeviceOptions{Dir: devices}
+	rand.Read(hosted.Key[:]) // never fails
+	h, err := newHost(ctx, hosted, invites)
 	if err != nil {
 		return 0, 0, err
 	}
