@@ -163,8 +163,11 @@ func (s *stage) insider(t *testing.T, h codec.Hash) *insider {
 	return i
 }
 
-// download reads the request's archive as the server gives it.
-func (i *insider) download() *haul {
+// download reads the scene's archive as the server gives it.
+func (i *insider) download() *haul { i.t.Helper(); return i.downloadSome(18) }
+
+// downloadSome reads the request's archive of at least so many records.
+func (i *insider) downloadSome(least int) *haul {
 	i.t.Helper()
 	server := i.s.server.As(httpsig.Ed25519(i.key))
 	out := &haul{rosters: map[codec.Hash]wire.ArchiveRoster{}}
@@ -196,7 +199,7 @@ func (i *insider) download() *haul {
 			break
 		}
 	}
-	if len(out.records) < 4 || len(out.indexes) == 0 {
+	if len(out.records) < least || len(out.indexes) == 0 {
 		i.t.Fatalf("%d records and %d index envelopes: the test would show nothing", len(out.records), len(out.indexes))
 	}
 	return out

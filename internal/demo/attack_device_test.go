@@ -1,0 +1,378 @@
+package demo
+
+import (
+	"crypto/rand"
+	"errors"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/nistec"
+
+	"chancery/client/remote"
+	"chancery/codec"
+	"chancery/control"
+	"chancery/envelope"
+	"chancery/internal/ceremony"
+	"chancery/internal/httpsig"
+	"chancery/internal/matters"
+	"chancery/internal/orgtest"
+	"chancery/internal/wire"
+	"chancery/manifest"
+	"chancery/request"
+)
+
+// renegade is an enrolled device that keeps to no rule: the test makes what it
+// sends by hand. It talks to itself in a conversation of its own.
+type renegade struct {
+	s            *stage
+	t            *testing.T
+	member       codec.ID
+	key          *codec.PrivateKey
+	hash         codec.Hash // of its control leaf
+	server       *remote.Client
+	conversation codec.ID
+	statement    codec.Hash
+	seq          uint64
+	prev         codec.Hash
+	index        *orgtest.Message
+}
+
+func (s *stage) renegade(t *testing.T) *renegade {
+	t.Helper()
+	ctx := attackContext(t)
+	invites, err := ceremony.InviteMembers(ctx, s.server, s.server, rand.Reader, s.home.Organisation, s.home.Server,
+		[]string{"Renegade"}, time.Now().Add(time.Hour), s.officer, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	invitation, err := invites[0].Key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &renegade{s: s, t: t, member: invites[0].Member, key: codec.NewPrivateKey(), conversation: codec.NewID()}
+	r.hash = s.logged(t, &control.Device{Member: r.member, Key: r.key.PublicKey(), Evidence: control.EvidenceNone, Nonce: codec.NewID()}, byKey(r.key), byKey(invitation))
+	r.server = s.server.As(httpsig.Ed25519(r.key))
+	roster := manifest.NewRoster([]codec.Hash{r.hash})
+	commit, err := manifest.SignCommit(r.key, &manifest.Commit{
+		Organisation: s.home.Organisation, Conversation: r.conversation, Device: r.hash, Roster: roster.Root(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.server.Commit(ctx, &wire.CommitSubmission{Statement: commit, Roster: roster}); err != nil {
+		t.Fatal(err)
+	}
+	r.statement = manifest.CommitHash(commit)
+	return r
+}
+
+// draft is a message that the device may change before it signs.
+type draft struct {
+	*orgtest.Message
+	transport *manifest.Transport
+	month     *envelope.PublicKey
+}
+
+// seal makes an honest message at the end of the device's chain, and moves
+// nothing on.
+func (r *renegade) seal(kind envelope.Kind, text string) *draft {
+	r.t.Helper()
+	header := &envelope.Header{
+		Version: envelope.Version, Suite: envelope.Suite, Organisation: r.s.home.Organisation, Device: r.hash,
+		Conversation: r.conversation, Seq: r.seq, Prev: r.prev, Kind: kind, Day: envelope.DayOf(time.Now()),
+	}
+	d := &draft{transport: &manifest.Transport{Roster: r.statement}}
+	var err error
+	r.s.replica.Read(func(st *control.State) {
+		policy := st.Policy()
+		var month *control.MonthState
+		if month, err = st.Escrow(policy.Policy.Region, policy.Policy.Class, header.Day); err != nil {
+			return
+		}
+		header.PolicyLeaf, header.EscrowKey = policy.Hash, month.Hash
+		d.month, err = month.PublicKey()
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var record []byte
+	if kind == envelope.KindRecord {
+		record = (&envelope.Record{
+			ID: codec.NewID().String(), Time: time.Now().UnixMilli(), Sender: "Renegade", Conversation: r.conversation, Text: text,
+		}).Encode()
+	}
+	d.Message = orgtest.SealCore(r.t, d.month, header, record)
+	return d
+}
+
+// swap puts another encapsulation into the envelope and makes its core anew,
+// with the proof and tag that the device can make for it.
+func (d *draft) swap(t *testing.T, enc []byte) {
+	t.Helper()
+	d.Envelope = &envelope.Envelope{Enc: enc, Ciphertext: d.Envelope.Ciphertext}
+	d.Body.Envelope = d.Envelope.Hash()
+	d.Reprove(t)
+}
+
+// submission signs a message, and frames for it an MLS ciphertext that nobody
+// reads.
+func (r *renegade) submission(d *draft) *wire.Submission {
+	r.t.Helper()
+	d.Index(r.t, r.index, d.transport)
+	b := []byte{0, 1, 0, 2}
+	b = append(append(b, byte(len(r.conversation))), r.conversation[:]...)
+	b = append(append(b, make([]byte, 8)...), 1) // epoch 0, application data
+	ad := manifest.AuthenticatedData(d.Core)
+	b = append(append(b, byte(len(ad))), ad...)
+	b = append(b, 3, 1, 2, 3) // sender data
+	b = append(append(b, codec.HashSize), d.Core[:]...)
+	d.transport.Ciphertexts = []codec.Hash{manifest.CiphertextHash(b)}
+	d.Sign(r.t, r.key, d.transport)
+	return &wire.Submission{Message: item(d.Message), Ciphertext: b}
+}
+
+func item(m *orgtest.Message) wire.Item {
+	return wire.Item{Manifest: m.Manifest.Bytes(), Envelope: m.Envelope.Encode(), Tags: m.Tags}
+}
+
+// begin sends the device's first message, with the index envelope before it.
+func (r *renegade) begin() {
+	r.t.Helper()
+	index := r.seal(envelope.KindIndex, "")
+	index.Sign(r.t, r.key, index.transport)
+	r.index = index.Message
+	r.seq, r.prev = r.seq+1, index.Core
+	d := r.seal(envelope.KindRecord, "hello")
+	in := r.submission(d)
+	first := item(index.Message)
+	in.Index = &first
+	r.sent(d, in)
+}
+
+// send sends what the server must take.
+func (r *renegade) send(d *draft) { r.t.Helper(); r.sent(d, r.submission(d)) }
+
+func (r *renegade) sent(d *draft, in *wire.Submission) {
+	r.t.Helper()
+	if _, err := r.server.Send(attackContext(r.t), in); err != nil {
+		r.t.Fatal(err)
+	}
+	r.seq, r.prev = r.seq+1, d.Core
+}
+
+// refused sends what the server must refuse for its proof, in a signed refusal
+// that names the core.
+func (r *renegade) refused(d *draft) {
+	r.t.Helper()
+	_, err := r.server.Send(attackContext(r.t), r.submission(d))
+	var refused *remote.Refused
+	if !errors.As(err, &refused) {
+		r.t.Errorf("got %v, want a refusal", err)
+		return
+	}
+	signed, err := manifest.OpenRefusal(r.s.genesis().ReceiptKey, refused.Refusal)
+	if err != nil {
+		r.t.Errorf("the refusal: %v", err)
+		return
+	}
+	if !strings.HasPrefix(signed.Reason, "proof: ") || signed.Core != d.Core {
+		r.t.Errorf("refused with %q of %s, want the proof of %s", signed.Reason, signed.Core.Short(), d.Core.Short())
+	}
+}
+
+// own keeps the pieces of the device's conversation, but for its first message.
+func (r *renegade) own(from *haul, cores ...codec.Hash) []piece {
+	r.t.Helper()
+	var out []piece
+	for _, p := range from.records {
+		if slices.Contains(cores, p.CoreHash()) {
+			out = append(out, p)
+		}
+	}
+	if len(out) != len(cores) {
+		r.t.Fatalf("%d of %d messages are in the archive", len(out), len(cores))
+	}
+	return out
+}
+
+// shift returns E + kG for k = 7, and k.
+func shift(t *testing.T, e []byte) (shifted, k []byte) {
+	t.Helper()
+	k = big.NewInt(7).FillBytes(make([]byte, 32))
+	kG, err := nistec.NewP256Point().ScalarBaseMult(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	E, err := nistec.NewP256Point().SetBytes(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return E.Add(E, kG).Bytes(), k
+}
+
+// plus adds k times a challenge of 1 to a proof's response: what would prove
+// E + kG if challenges were left out of it.
+func plus(t *testing.T, proof envelope.Proof, k []byte) envelope.Proof {
+	t.Helper()
+	order, _ := new(big.Int).SetString("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551", 16)
+	z := new(big.Int).SetBytes(proof[32:])
+	z.Add(z, new(big.Int).SetBytes(k)).Mod(z, order).FillBytes(proof[32:])
+	return proof
+}
+
+// TestMaliciousDevice plays an enrolled device that wants a victim's envelope
+// opened under a request of its own: it puts the victim's encapsulation, or one
+// shifted by what it knows, into envelopes of its own.
+func TestMaliciousDevice(t *testing.T) {
+	s := scene(t, "approve")
+	everything := s.insider(t, s.summary.Request).download()
+	victim := everything.records[0]
+	r := s.renegade(t)
+	r.begin()
+	shifted, k := shift(t, victim.E())
+
+	// What the device can show for an encapsulation that isn't its own: its own
+	// proof, the victim's, and the victim's moved.
+	proofs := func(d *draft) map[string]envelope.Proof {
+		return map[string]envelope.Proof{"own": d.Proof, "victim's": victim.Proof, "moved": plus(t, victim.Proof, k)}
+	}
+	for name, enc := range map[string][]byte{
+		"copied encapsulation":            victim.Enc,
+		"copied E, own ML-KEM ciphertext": nil,
+		"shifted encapsulation":           append(slices.Clone(victim.MLKEMCiphertext()), shifted...),
+	} {
+		t.Run(name+", at the server", func(t *testing.T) {
+			r.t = t
+			for proof := range proofs(r.seal(envelope.KindRecord, "")) {
+				d := r.seal(envelope.KindRecord, "nothing to see here")
+				if enc == nil {
+					d.swap(t, append(slices.Clone(d.Envelope.MLKEMCiphertext()), victim.E()...))
+				} else {
+					d.swap(t, enc)
+				}
+				d.Proof = proofs(d)[proof]
+				if proof != "own" {
+					d.Tag = victim.Tag
+				}
+				r.refused(d)
+			}
+		})
+	}
+	// Nothing of a refused message stays: the next one takes its place.
+	r.t = t
+	good := r.seal(envelope.KindRecord, "an honest one")
+	r.send(good)
+	// What the server can't see, it takes: the tag is for guards and recipients.
+	copied := r.seal(envelope.KindRecord, "under the victim's ML-KEM ciphertext")
+	copied.swap(t, append(slices.Clone(victim.MLKEMCiphertext()), copied.Envelope.E()...))
+	r.send(copied)
+	wrong := r.seal(envelope.KindRecord, "under a wrong tag")
+	wrong.Tag[0] ^= 1
+	r.send(wrong)
+
+	h := s.ask(t, approvals, func(d *matters.Draft) { d.Custodians = []codec.ID{r.member} })
+	i := s.insider(t, h)
+	from := i.downloadSome(4)
+	own := r.own(from, good.Core, copied.Core, wrong.Core)
+	asked := s.holders()
+	guards := asked[len(keyholders):]
+	t.Run("forged items, at the holders", func(t *testing.T) {
+		i.t = t
+		for name, forge := range map[string]func(guard bool, item *request.Item){
+			"copied E": func(guard bool, x *request.Item) { x.Encapsulation = encapsulation(guard, victim.Enc) },
+			"shifted E": func(guard bool, x *request.Item) {
+				x.Encapsulation = encapsulation(guard, append(slices.Clone(victim.MLKEMCiphertext()), shifted...))
+			},
+			"shifted own E": func(guard bool, x *request.Item) {
+				e, _ := shift(t, own[0].E())
+				x.Encapsulation = encapsulation(guard, append(slices.Clone(own[0].MLKEMCiphertext()), e...))
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				i.t = t
+				for _, x := range asked {
+					raw := i.query(x.guard, x.index, own[:1], from, func(q *request.Query) { forge(x.guard, &q.Items[0]) })
+					i.refused(x, raw, want{code: request.CodeEnvelope, reason: envelope.ErrProof.Error(), core: good.Core})
+				}
+				s.untouched(t, h)
+			})
+		}
+		t.Run("manifest that was never receipted", func(t *testing.T) {
+			i.t = t
+			d := r.seal(envelope.KindRecord, "")
+			d.swap(t, victim.Enc)
+			d.Index(t, r.index, d.transport)
+			d.Sign(t, r.key, d.transport)
+			for _, x := range asked {
+				raw := i.query(x.guard, x.index, own[:1], from, func(q *request.Query) {
+					q.Items[0].Manifest, q.Items[0].Encapsulation = d.Manifest.Bytes(), encapsulation(x.guard, victim.Enc)
+				})
+				i.refused(x, raw, want{code: request.CodeEnvelope, reason: "proof does not verify", core: d.Core})
+			}
+			s.untouched(t, h)
+		})
+	})
+	t.Run("copied ML-KEM ciphertext, at the guards", func(t *testing.T) {
+		i.t = t
+		for _, x := range guards {
+			raw := i.query(true, x.index, own[1:2], from, nil)
+			i.refused(x, raw, want{code: request.CodeEnvelope, reason: envelope.ErrTag.Error(), core: copied.Core})
+		}
+		s.untouched(t, h)
+	})
+	t.Run("wrong pq tag, at the guards", func(t *testing.T) {
+		i.t = t
+		for _, x := range guards {
+			raw := i.query(true, x.index, own[2:3], from, nil)
+			i.refused(x, raw, want{code: request.CodeEnvelope, reason: envelope.ErrTag.Error(), core: wrong.Core})
+			// And one bad envelope among good ones refuses them all.
+			raw = i.query(true, x.index, []piece{own[0], own[2]}, from, nil)
+			i.refused(x, raw, want{code: request.CodeEnvelope, reason: envelope.ErrTag.Error(), core: wrong.Core})
+		}
+		s.untouched(t, h)
+	})
+	t.Run("no guard opens what it could not, says the opener", func(t *testing.T) {
+		s.stopped(t, h, "no guard answered", "guard-1: refused (envelope)", "guard-2: refused (envelope)", envelope.ErrTag.Error())
+		s.uses(t, h) // and no last word is on the log
+	})
+	t.Run("and the honest one is answered", func(t *testing.T) {
+		h := s.ask(t, approvals, func(d *matters.Draft) { d.Custodians = []codec.ID{r.member} })
+		i := s.insider(t, h)
+		for _, x := range []holder{asked[0], guards[0]} {
+			i.answered(x, i.query(x.guard, x.index, own[:1], from, nil))
+		}
+	})
+}
+
+// encapsulation returns what a keyholder or a guard is given of enc.
+func encapsulation(guard bool, enc []byte) []byte {
+	if guard {
+		return enc
+	}
+	return enc[len(enc)-65:]
+}
+
+// hiddenRevocation: the log lacks a revocation that the holders were handed, so
+// that the server goes on taking what the device sends. None of it opens.
+func (s *stage) hiddenRevocation(t *testing.T, desk *matters.Desk) {
+	r := s.renegade(t)
+	r.begin()
+	before := r.seal(envelope.KindRecord, "while it was the member's")
+	r.send(before)
+	if _, err := desk.Revoke(attackContext(t), r.hash, "stolen"); err != nil {
+		t.Fatal(err)
+	}
+	after := r.seal(envelope.KindRecord, "from the thief")
+	r.send(after)
+	h := s.ask(t, approvals, func(d *matters.Draft) { d.Custodians = []codec.ID{r.member} })
+	i := s.insider(t, h)
+	from := i.downloadSome(3)
+	late := r.own(from, after.Core)
+	i.refusedByAll(want{code: request.CodeEnvelope, reason: "its device had been revoked, as was handed over", core: after.Core}, late, from, nil)
+	// What it sent before is not the thief's.
+	k := s.holders()[0]
+	i.answered(k, i.query(false, k.index, r.own(from, before.Core), from, nil))
+}

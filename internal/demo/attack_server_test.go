@@ -1,0 +1,512 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"chancery/client/remote"
+	"chancery/codec"
+	"chancery/control"
+	"chancery/envelope"
+	"chancery/internal/custody"
+	"chancery/internal/home"
+	"chancery/internal/httpsig"
+	"chancery/internal/keyholder"
+	"chancery/internal/matters"
+	"chancery/internal/wire"
+	"chancery/internal/witness"
+	"chancery/ledger"
+	"chancery/request"
+)
+
+// controlCheckpoint is where the control log's newest checkpoint is read.
+var controlCheckpoint = wire.PathLogs + string(ledger.ControlLog) + "/checkpoint"
+
+// serve lets the server serve this checkpoint of the control log.
+func (m *maliciousServer) serve(checkpoint func(real []byte) []byte) {
+	m.tamper(nil, func(r *http.Request, body []byte) []byte {
+		if r.URL.Path == controlCheckpoint {
+			return checkpoint(body)
+		}
+		return body
+	})
+}
+
+// unwitnessed takes all signatures from a checkpoint but so many.
+func unwitnessed(t *testing.T, signed []byte, keep int) []byte {
+	t.Helper()
+	text, lines, ok := bytes.Cut(signed, []byte("\n\n"))
+	if !ok {
+		t.Fatalf("no signatures in %q", signed)
+	}
+	signatures := bytes.SplitAfter(bytes.TrimRight(lines, "\n"), []byte("\n"))
+	kept := bytes.TrimRight(bytes.Join(signatures[:keep], nil), "\n")
+	return slices.Concat(text, []byte("\n\n"), kept, []byte("\n"))
+}
+
+// serverKeys are the keys that a server holds in clear, as whoever owns it does.
+type serverKeys struct {
+	_                          struct{} `cbor:",toarray"`
+	Control, Messages, Receipt []byte
+}
+
+func (s *stage) serverKeys(t *testing.T) *serverKeys {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(s.summary.ServerDir, "server.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := new(serverKeys)
+	if err := codec.Decode(data, out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// conspire signs a checkpoint of the control log with the log's key and those
+// of all witnesses.
+func (s *stage) conspire(t *testing.T, c ledger.Checkpoint) []byte {
+	t.Helper()
+	log, err := ledger.NewLogSigner(c.Origin, ed25519.NewKeyFromSeed(s.serverKeys(t).Control))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signers := []note.Signer{log}
+	for n, dir := range s.summary.WitnessDirs {
+		key, err := witness.LoadOrCreateKey(dir, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := ledger.NewWitnessSigner(s.genesis().Witnesses[n].Name, key, time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signers = append(signers, w)
+	}
+	signed, err := ledger.Sign(c, signers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+func (s *stage) controlCheckpoint(t *testing.T) []byte {
+	t.Helper()
+	raw, err := s.server.Checkpoint(attackContext(t), ledger.ControlLog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// TestMaliciousServer puts a server that lies about the control log before one
+// keyholder and one guard. They answer under no lie, and under all of it again
+// once the lie is over.
+func TestMaliciousServer(t *testing.T) {
+	s := scene(t, "approve")
+	old := s.controlCheckpoint(t)
+	h := s.ask(t, approvals, nil)
+	i := s.insider(t, h)
+	everything := i.download()
+	all := everything.records
+	m := newMaliciousServer(t, s)
+	victims := []string{"keyholder-1", "guard-1"}
+	for _, name := range victims {
+		s.behind(t, name, m)
+	}
+	var asked []holder
+	for _, x := range s.holders() {
+		if slices.Contains(victims, x.Name) {
+			asked = append(asked, x)
+		}
+	}
+	refused := func(t *testing.T, w want) {
+		t.Helper()
+		i.t = t
+		for _, x := range asked {
+			i.refused(x, i.query(x.guard, x.index, all, everything, nil), w)
+		}
+		m.tamper(nil, nil)
+		s.untouched(t, h)
+	}
+	// What follows rests on what the holders have seen.
+	synced := func(t *testing.T) {
+		t.Helper()
+		ctx := attackContext(t)
+		for _, x := range asked {
+			for {
+				status, err := remote.NewHolder(x.url, nil, nil).Status(ctx)
+				if err == nil && status.ControlSize >= s.replica.Size() {
+					break
+				}
+				select {
+				case <-ctx.Done():
+					t.Fatalf("%s doesn't follow the log: %+v, %v", x.Name, status, err)
+				case <-time.After(50 * time.Millisecond):
+				}
+			}
+		}
+	}
+	synced(t)
+
+	t.Run("unwitnessed", func(t *testing.T) {
+		m.serve(func(real []byte) []byte { return unwitnessed(t, real, 1) })
+		refused(t, want{code: request.CodeStale, reason: ledger.ErrUnwitnessed.Error()})
+	})
+	t.Run("one witness of two", func(t *testing.T) {
+		m.serve(func(real []byte) []byte { return unwitnessed(t, real, 2) })
+		refused(t, want{code: request.CodeStale, reason: ledger.ErrUnwitnessed.Error()})
+	})
+	t.Run("rolled back", func(t *testing.T) {
+		m.serve(func([]byte) []byte { return old })
+		refused(t, want{code: request.CodeStale, reason: ledger.ErrRollback.Error()})
+	})
+	t.Run("rolled back before a restart", func(t *testing.T) {
+		m.serve(func([]byte) []byte { return old })
+		for _, name := range victims {
+			p := s.program(t, name)
+			if err := p.kill(); err != nil {
+				t.Fatal(err)
+			}
+			p.restart(t)
+		}
+		refused(t, want{code: request.CodeStale, reason: "the log served lacks what was witnessed before"})
+		synced(t)
+	})
+	t.Run("another log's checkpoint", func(t *testing.T) {
+		other := s.messages(t, 0)
+		m.serve(func([]byte) []byte { return other.Note })
+		refused(t, want{code: request.CodeStale})
+	})
+	t.Run("forked, with every witness in it", func(t *testing.T) {
+		c := s.replica.Checkpoint().Checkpoint
+		c.Root = tlog.Hash(codec.Sum("another history"))
+		forged := s.conspire(t, c)
+		m.serve(func([]byte) []byte { return forged })
+		refused(t, want{code: request.CodeStale, reason: "the log has forked"})
+	})
+	t.Run("altered leaf", func(t *testing.T) {
+		var altered atomic.Int64
+		m.tamper(nil, func(r *http.Request, body []byte) []byte {
+			if strings.Contains(r.URL.Path, "/control/tile/entries/") {
+				altered.Add(1)
+				body = bytes.Clone(body)
+				body[len(body)-1] ^= 1
+			}
+			return body
+		})
+		if _, err := s.desk(s.reviewer).OpenMatter(attackContext(t), &request.Details{Title: "another matter"}); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, want{code: request.CodeStale, reason: ledger.ErrEntries.Error()})
+		if altered.Load() == 0 {
+			t.Error("nothing was altered")
+		}
+		synced(t)
+	})
+	t.Run("hidden hold or request", func(t *testing.T) {
+		// The leaf is there, its opening isn't: it may be a hold or more.
+		from := s.replica.Size()
+		m.tamper(nil, func(r *http.Request, body []byte) []byte {
+			if r.URL.Path != wire.PathOpenings {
+				return body
+			}
+			var openings []wire.Opening
+			if codec.Decode(body, &openings) != nil {
+				return body
+			}
+			return codec.Encode(slices.DeleteFunc(openings, func(o wire.Opening) bool { return o.Index >= from }))
+		})
+		s.placeHold(t)
+		refused(t, want{code: request.CodeUnopened, reason: "1 sealed leaves lack their opening"})
+	})
+	t.Run("messages checkpoint", func(t *testing.T) {
+		for name, lie := range map[string]func(c []byte) []byte{
+			"unwitnessed":         func(c []byte) []byte { return unwitnessed(t, c, 1) },
+			"one witness of two":  func(c []byte) []byte { return unwitnessed(t, c, 2) },
+			"of the control log":  func([]byte) []byte { return s.controlCheckpoint(t) },
+			"changed":             func(c []byte) []byte { return bytes.Replace(c, []byte("\n"), []byte("\n1"), 1) },
+			"none":                func([]byte) []byte { return nil },
+			"signed by nobody":    func(c []byte) []byte { return unwitnessed(t, c, 0) },
+			"of another identity": func(c []byte) []byte { return bytes.Replace(c, []byte("/"), []byte("/0"), 1) },
+		} {
+			t.Run(name, func(t *testing.T) {
+				i.t = t
+				for _, x := range s.holders() {
+					raw := i.query(x.guard, x.index, all, everything, func(q *request.Query) { q.Checkpoint = lie(q.Checkpoint) })
+					i.refused(x, raw, want{code: request.CodeStale, reason: "messages checkpoint"})
+				}
+				s.untouched(t, h)
+			})
+		}
+	})
+	t.Run("stale", func(t *testing.T) { s.stale(t, i, everything) })
+	t.Run("and all is answered once the lies are over", func(t *testing.T) {
+		i.t = t
+		for _, x := range asked {
+			i.answered(x, i.query(x.guard, x.index, all, everything, nil))
+		}
+		if uses := s.uses(t, h); uses != len(asked) {
+			t.Errorf("%d uses for %d answers", uses, len(asked))
+		}
+	})
+}
+
+// placeHold has the reviewer place a hold on everybody.
+func (s *stage) placeHold(t *testing.T) codec.Hash {
+	t.Helper()
+	file, _, err := home.ReadRequest(s.requestFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, _, err := s.custodians()
+	if err != nil {
+		t.Fatal(err)
+	}
+	today := envelope.DayOf(time.Now())
+	h, err := s.desk(s.reviewer).PlaceHold(attackContext(t), file.Matter, ids, today, today, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// stale replaces a keyholder by one in this process, over the same folder and
+// against the same server, whose clock is six minutes on: to it, the newest that
+// the witnesses signed is too old. (The campaign waits six minutes instead.)
+func (s *stage) stale(t *testing.T, i *insider, everything *haul) {
+	x := s.holders()[1]
+	p := s.program(t, x.Name)
+	if err := p.kill(); err != nil {
+		t.Fatal(err)
+	}
+	secret, err := custody.KeyFile(s.path("keys", x.Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := custody.OpenHolder(s.summary.KeyholderDirs[1], secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- keyholder.Run(ctx, keyholder.Config{
+			Dir: s.summary.KeyholderDirs[1], Custody: keys, Organisation: s.home.Organisation,
+			Server: remote.New(s.home.Server, nil, httpsig.Ed25519(keys)), Listener: l,
+			Now: func() time.Time { return time.Now().Add(6 * time.Minute) }, Log: slog.New(slog.DiscardHandler),
+		})
+	}()
+	i.t = t
+	x.url = "http://" + l.Addr().String()
+	i.refused(x, i.query(x.guard, x.index, everything.records, everything, nil), want{code: request.CodeStale, reason: ledger.ErrStale.Error()})
+	s.untouched(t, i.request)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := keys.Close(); err != nil {
+		t.Error(err)
+	}
+	p.restart(t)
+}
+
+// TestWitnessesGone kills the witnesses. What was logged since is no use that
+// anybody saw: there is no answer, and after five minutes no look at the log
+// either.
+func TestWitnessesGone(t *testing.T) {
+	if os.Getenv("CHANCERY_CAMPAIGN") == "" {
+		t.Skip("six minutes of waiting: set CHANCERY_CAMPAIGN=1")
+	}
+	s := scene(t, "approve")
+	h := s.ask(t, approvals, nil)
+	i := s.insider(t, h)
+	everything := i.download()
+	asked := s.holders()
+	var early, later [][]byte
+	for _, x := range asked {
+		early = append(early, i.query(x.guard, x.index, everything.records[:1], everything, nil))
+		later = append(later, i.query(x.guard, x.index, everything.records, everything, nil))
+	}
+	for _, name := range []string{"witness-1", "witness-2"} {
+		if err := s.program(t, name).kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i.refused(asked[0], early[0], want{code: request.CodeIncomplete, reason: "no witnessed checkpoint covers it"})
+	time.Sleep(5*time.Minute + 10*time.Second)
+	for n, x := range asked {
+		i.refused(x, later[n], want{code: request.CodeStale, reason: ledger.ErrStale.Error()})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := s.tryOpen(ctx, nil); err == nil {
+		t.Error("opened without a witness")
+	}
+	s.untouched(t, h)
+}
+
+// TestHidden: a server that takes statements and logs none of them. People hand
+// what binds to the holders themselves, so that it binds.
+func TestHidden(t *testing.T) {
+	s := scene(t, "approve")
+	everything := s.insider(t, s.summary.Request).download()
+	all := everything.records
+	m := newMaliciousServer(t, s)
+	m.swallow()
+	lied := func(d *matters.Desk) *matters.Desk {
+		d.Server = remote.New(m.URL, nil, httpsig.SSH(d.Key))
+		return d
+	}
+	t.Run("withdrawal", func(t *testing.T) {
+		h := s.ask(t, approvals, nil)
+		i := s.insider(t, h)
+		if _, err := lied(s.desk(s.reviewer)).Withdraw(attackContext(t), h, "a mistake"); err != nil {
+			t.Fatal(err)
+		}
+		i.refusedByAll(want{code: request.CodeWithdrawn, reason: "as was handed over"}, all, everything, nil)
+		s.replica.Read(func(st *control.State) {
+			if r, _ := st.Request(h); r.Withdrawn != control.Never {
+				t.Error("the server logged it: the test shows nothing")
+			}
+		})
+		s.stopped(t, h, "too few keyholders answered", "keyholder-1: refused (withdrawn)", "as was handed over")
+		s.untouched(t, h)
+	})
+	t.Run("veto", func(t *testing.T) {
+		h := s.ask(t, approvals, nil)
+		i := s.insider(t, h)
+		if _, err := lied(s.desk(s.approver[3])).Decide(attackContext(t), h, control.Refuse, "no"); err != nil {
+			t.Fatal(err)
+		}
+		i.refusedByAll(want{code: request.CodeApprovals, reason: "as was handed over"}, all, everything, nil)
+		s.stopped(t, h, "too few keyholders answered", "keyholder-2: refused (approvals)")
+		s.untouched(t, h)
+	})
+	t.Run("withdrawal, after a restart of the holders", func(t *testing.T) {
+		h := s.ask(t, approvals, nil)
+		i := s.insider(t, h)
+		if _, err := lied(s.desk(s.officer[0])).Withdraw(attackContext(t), h, ""); err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range s.holders() {
+			p := s.program(t, x.Name)
+			if err := p.kill(); err != nil {
+				t.Fatal(err)
+			}
+			p.restart(t)
+		}
+		i.refusedByAll(want{code: request.CodeWithdrawn, reason: "as was handed over"}, all, everything, nil)
+	})
+	t.Run("hold", func(t *testing.T) { s.hiddenHold(t, lied(s.desk(s.reviewer))) })
+	t.Run("revocation", func(t *testing.T) { s.hiddenRevocation(t, lied(s.desk(s.officer[0]))) })
+}
+
+// hiddenHold: the guards were handed a hold that the log lacks, and sign no
+// destruction of a month that it covers.
+func (s *stage) hiddenHold(t *testing.T, desk *matters.Desk) {
+	ctx := attackContext(t)
+	file, _, err := home.ReadRequest(s.requestFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, _, err := s.custodians()
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := control.MonthOf(envelope.DayOf(time.Now()))
+	month := func(n uint32) (h codec.Hash) {
+		t.Helper()
+		s.replica.Read(func(st *control.State) {
+			for _, m := range st.Months() {
+				if m.Month.Month == n {
+					h = m.Hash
+				}
+			}
+		})
+		if h.IsZero() {
+			t.Fatalf("no key for month %d", n)
+		}
+		return h
+	}
+	destroyed := func(h codec.Hash) bool {
+		t.Helper()
+		if err := s.replica.Sync(ctx, s.server); err != nil {
+			t.Fatal(err)
+		}
+		out := false
+		s.replica.Read(func(st *control.State) {
+			m, _ := st.Month(h)
+			out = m.Destroyed != control.Never
+		})
+		return out
+	}
+	held, free := month(now+2), month(now+3)
+	day := envelope.DayOf(time.Date(1970, time.Month(now+2+1), 15, 0, 0, 0, 0, time.UTC))
+	hold, err := desk.PlaceHold(ctx, file.Matter, ids, day, day, "keep it")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.replica.Read(func(st *control.State) {
+		if _, ok := st.Hold(hold); ok {
+			t.Error("the server logged it: the test shows nothing")
+		}
+	})
+	destroy := func(h codec.Hash) {
+		t.Helper()
+		if _, err := s.submit(ctx, &control.Destruction{Month: h, Reason: "over", Authority: "officers"}, bySSH(s.officer[0]), bySSH(s.officer[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	destroy(held)
+	for _, x := range s.holders()[len(keyholders):] {
+		for {
+			status, err := remote.NewHolder(x.url, nil, nil).Status(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(status.Problem, "a hold that was handed over covers it") {
+				break
+			}
+			if destroyed(held) {
+				t.Fatal("the key of a held month is destroyed")
+			}
+			select {
+			case <-ctx.Done():
+				t.Fatalf("%s says %q", x.Name, status.Problem)
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	// A month that the hold doesn't cover goes, by the same officers' word.
+	destroy(free)
+	for !destroyed(free) {
+		select {
+		case <-ctx.Done():
+			t.Fatal("the guards sign nothing: the test shows nothing")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if destroyed(held) {
+		t.Error("the key of a held month is destroyed")
+	}
+}
