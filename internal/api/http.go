@@ -271,6 +271,9 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	for _, known := range failures() {
 		if errors.Is(err, known.err) {
+			if known.status == http.StatusInternalServerError {
+				s.Log.Error("couldn't answer", "method", r.Method, "path", r.URL.Path, "error", err)
+			}
 			problem(w, known.status, known.title, err.Error(), known.hint)
 			return
 		}
@@ -293,6 +296,7 @@ func failures() []failure {
 		{httpsig.ErrUnsigned, http.StatusUnauthorized, "the request is not signed", "sign it with the key of a device, a holder, an opener or a person"},
 		{httpsig.ErrTime, http.StatusUnauthorized, "the request's time is off", "set the clock: five minutes are allowed"},
 		{httpsig.ErrMalformed, http.StatusUnauthorized, "malformed request signature", "spec/delivery.md#authentication has the one form"},
+		{delivery.ErrDamaged, http.StatusInternalServerError, "the archive is damaged", "the server's operator restores what its log names"},
 		{delivery.ErrForbidden, http.StatusForbidden, "not allowed", ""},
 		{delivery.ErrStopped, http.StatusServiceUnavailable, "the server is shutting down", "try again in a moment"},
 		{directory.ErrFull, http.StatusTooManyRequests, "full", "try again when what waits has been dealt with"},

@@ -164,6 +164,8 @@ func (p *pager) received(ctx context.Context, id codec.ID, position uint64) (at 
 		var r *manifest.Receipt
 		if r, bad = manifest.OpenReceipt(p.s.Receipt.PublicKey(), l.Receipt); bad == nil {
 			at = r.Opening.Body.Time
+		} else {
+			bad = damaged(l.Index, bad)
 		}
 		return false
 	})
@@ -212,21 +214,27 @@ func (p *pager) conversation(ctx context.Context, id codec.ID, from uint64) (nex
 
 func (p *pager) leaf(ctx context.Context, l *store.Leaf) error {
 	if l.Kind == manifest.LeafCommit {
-		return p.roster(ctx, manifest.CommitHash(l.Object))
+		return p.roster(ctx, l.Index, manifest.CommitHash(l.Object))
 	}
 	item := wire.ArchiveItem{Manifest: l.Object, Receipt: l.Receipt}
 	if l.Kind == manifest.LeafMessage {
 		m, err := manifest.Parse(l.Object)
 		if err != nil {
-			return fmt.Errorf("couldn't read leaf %d: %w", l.Index, err)
+			return damaged(l.Index, err)
 		}
 		item.Envelope, item.Tags = l.Envelope, l.Tags
-		if err := p.roster(ctx, m.Transport.Roster); err != nil {
+		if err := p.roster(ctx, l.Index, m.Transport.Roster); err != nil {
 			return err
 		}
 	}
 	p.page.Items = append(p.page.Items, item)
 	return nil
+}
+
+// damaged is the error of a leaf that can't have been stored so: the cause, in
+// words alone, since a caller has no part in it.
+func damaged(index int64, cause error) error {
+	return fmt.Errorf("%w: leaf %d: %v", ErrDamaged, index, cause)
 }
 
 // covers reports whether the request covers a message, but for its roster.
@@ -238,19 +246,22 @@ func (p *pager) covers(l *store.Leaf) bool {
 	return false
 }
 
-// roster adds an epoch's statement to the page, once.
-func (p *pager) roster(ctx context.Context, statement codec.Hash) error {
+// roster adds the statement of a leaf's epoch to the page, once.
+func (p *pager) roster(ctx context.Context, index int64, statement codec.Hash) error {
 	if p.rosters[statement] {
 		return nil
 	}
 	p.rosters[statement] = true
+	var l *store.Leaf
 	e, err := p.s.Store.Epoch(ctx, statement)
+	if err == nil {
+		l, err = p.s.Store.Leaf(ctx, e.Leaf)
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return damaged(index, errors.New("there is no roster of its epoch"))
+	}
 	if err != nil {
 		return fmt.Errorf("couldn't read the roster of a message: %w", err)
-	}
-	l, err := p.s.Store.Leaf(ctx, e.Leaf)
-	if err != nil {
-		return err
 	}
 	p.page.Rosters = append(p.page.Rosters, wire.ArchiveRoster{Commit: l.Object, Receipt: l.Receipt, Devices: e.Roster})
 	p.bytes += len(l.Object) + len(l.Receipt) + len(e.Roster)*codec.HashSize

@@ -41,6 +41,9 @@ var ErrMalformed = errors.New("malformed")
 // ErrForbidden means that the caller may not do this for that device.
 var ErrForbidden = errors.New("not yours")
 
+// ErrDamaged means that what the store gives back is not what was put there.
+var ErrDamaged = errors.New("what was archived has been damaged")
+
 // Refused is the server's signed no.
 type Refused struct {
 	Core    codec.Hash // what is refused: H(core), or a commit statement's hash
