@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"filippo.io/nistec"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"chancery/client/remote"
 	"chancery/codec"
@@ -20,6 +21,7 @@ import (
 	"chancery/internal/matters"
 	"chancery/internal/orgtest"
 	"chancery/internal/wire"
+	"chancery/ledger"
 	"chancery/manifest"
 	"chancery/request"
 )
@@ -263,13 +265,13 @@ func TestMaliciousDevice(t *testing.T) {
 	}
 	// Nothing of a refused message stays: the next one takes its place.
 	r.t = t
-	good := r.seal(envelope.KindRecord, "an honest one")
+	good := r.seal(envelope.KindRecord, "an honest invoice")
 	r.send(good)
 	// What the server can't see, it takes: the tag is for guards and recipients.
-	copied := r.seal(envelope.KindRecord, "under the victim's ML-KEM ciphertext")
+	copied := r.seal(envelope.KindRecord, "an invoice under the victim's ML-KEM ciphertext")
 	copied.swap(t, append(slices.Clone(victim.MLKEMCiphertext()), copied.Envelope.E()...))
 	r.send(copied)
-	wrong := r.seal(envelope.KindRecord, "under a wrong tag")
+	wrong := r.seal(envelope.KindRecord, "an invoice under a wrong tag")
 	wrong.Tag[0] ^= 1
 	r.send(wrong)
 
@@ -375,4 +377,131 @@ func (s *stage) hiddenRevocation(t *testing.T, desk *matters.Desk) {
 	// What it sent before is not the thief's.
 	k := s.holders()[0]
 	i.answered(k, i.query(false, k.index, r.own(from, before.Core), from, nil))
+}
+
+// falseLog is the messages log as a server continues it that has all witnesses
+// on its side.
+type falseLog struct {
+	size       int64
+	edge       ledger.Edge
+	hashes     []tlog.Hash
+	checkpoint []byte
+}
+
+// ReadHashes implements tlog.HashReader.
+func (l *falseLog) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	out := make([]tlog.Hash, len(indexes))
+	for n, x := range indexes {
+		out[n] = l.hashes[x]
+	}
+	return out, nil
+}
+
+func (l *falseLog) add(t *testing.T, entry []byte) int64 {
+	t.Helper()
+	var err error
+	if l.hashes, err = l.edge.Append(l.hashes, entry); err != nil {
+		t.Fatal(err)
+	}
+	l.size++
+	return l.size - 1
+}
+
+// falseLog returns the real log up to now, to be continued.
+func (s *stage) falseLog(t *testing.T) *falseLog {
+	t.Helper()
+	c := s.messages(t, 0)
+	entries, err := s.server.Entries(attackContext(t), ledger.MessagesLog, 0, c.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &falseLog{}
+	for _, e := range entries {
+		l.add(t, e)
+	}
+	return l
+}
+
+// receive logs a message that the server would have to refuse.
+func (l *falseLog) receive(r *renegade, d *draft) piece {
+	r.t.Helper()
+	d.Index(r.t, r.index, d.transport)
+	d.Sign(r.t, r.key, d.transport)
+	size := r.s.replica.Size()
+	root, _ := r.s.replica.Root(size)
+	opening, err := manifest.NewOpening(rand.Reader, manifest.ReceiptBody{
+		Kind: manifest.LeafMessage, Conversation: r.conversation, ControlSize: size, ControlRoot: root,
+		Time: time.Now().UnixMilli(), Position: 9, Previous: codec.Sum("a leaf"),
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	leaf := opening.Leaf(d.Manifest.Hash())
+	return piece{Manifest: d.Manifest, Envelope: d.Envelope, index: l.add(r.t, leaf[:]), opening: *opening}
+}
+
+// TestServerAndDeviceTogether: the server logs what the device made around a
+// victim's encapsulation, and every witness signs the log that has it. Only the
+// proofs and tags are left, and each holder checks those.
+func TestServerAndDeviceTogether(t *testing.T) {
+	s := scene(t, "approve")
+	victim := s.insider(t, s.summary.Request).download().records[0]
+	r := s.renegade(t)
+	r.begin()
+	h := s.ask(t, approvals, func(d *matters.Draft) { d.Custodians = []codec.ID{r.member} })
+	i := s.insider(t, h)
+	from := i.downloadSome(1)
+	shifted, k := shift(t, victim.E())
+	l := s.falseLog(t)
+
+	type forgery struct {
+		name string
+		piece
+		guards bool // only guards can tell
+	}
+	var forged []forgery
+	for name, enc := range map[string][]byte{
+		"copied encapsulation":  victim.Enc,
+		"shifted encapsulation": append(slices.Clone(victim.MLKEMCiphertext()), shifted...),
+	} {
+		for n, proof := range []envelope.Proof{{}, victim.Proof, plus(t, victim.Proof, k)} {
+			d := r.seal(envelope.KindRecord, "nothing to see here")
+			d.swap(t, enc)
+			if n > 0 {
+				d.Proof, d.Tag = proof, victim.Tag
+			}
+			forged = append(forged, forgery{name + ", " + []string{"own", "victim's", "moved"}[n] + " proof", l.receive(r, d), false})
+		}
+	}
+	d := r.seal(envelope.KindRecord, "under the victim's ML-KEM ciphertext")
+	d.swap(t, append(slices.Clone(victim.MLKEMCiphertext()), d.Envelope.E()...))
+	forged = append(forged, forgery{"copied ML-KEM ciphertext", l.receive(r, d), true})
+	honest := l.receive(r, r.seal(envelope.KindRecord, "an honest one"))
+	i.log = l
+	l.checkpoint = s.conspire(t, ledger.Checkpoint{
+		Origin: ledger.Origin(s.home.Organisation, ledger.MessagesLog), Size: l.size, Root: tlog.Hash(l.edge.Root()),
+	}, s.serverKeys(t).Messages)
+
+	for _, f := range forged {
+		t.Run(f.name, func(t *testing.T) {
+			i.t = t
+			for _, x := range s.holders() {
+				w := want{code: request.CodeEnvelope, reason: envelope.ErrProof.Error(), core: f.CoreHash()}
+				if f.guards {
+					if !x.guard {
+						continue
+					}
+					w.reason = envelope.ErrTag.Error()
+				}
+				i.refused(x, i.query(x.guard, x.index, []piece{f.piece}, from, nil), w)
+				i.refused(x, i.query(x.guard, x.index, []piece{honest, f.piece}, from, nil), w)
+			}
+			s.untouched(t, h)
+		})
+	}
+	// The log itself they believe: that is what all witnesses are for.
+	i.t = t
+	for _, x := range s.holders() {
+		i.answered(x, i.query(x.guard, x.index, []piece{honest}, from, nil))
+	}
 }

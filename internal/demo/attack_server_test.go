@@ -78,11 +78,10 @@ func (s *stage) serverKeys(t *testing.T) *serverKeys {
 	return out
 }
 
-// conspire signs a checkpoint of the control log with the log's key and those
-// of all witnesses.
-func (s *stage) conspire(t *testing.T, c ledger.Checkpoint) []byte {
+// conspire signs a checkpoint with the log's key and those of all witnesses.
+func (s *stage) conspire(t *testing.T, c ledger.Checkpoint, seed []byte) []byte {
 	t.Helper()
-	log, err := ledger.NewLogSigner(c.Origin, ed25519.NewKeyFromSeed(s.serverKeys(t).Control))
+	log, err := ledger.NewLogSigner(c.Origin, ed25519.NewKeyFromSeed(seed))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +195,7 @@ func TestMaliciousServer(t *testing.T) {
 	t.Run("forked, with every witness in it", func(t *testing.T) {
 		c := s.replica.Checkpoint().Checkpoint
 		c.Root = tlog.Hash(codec.Sum("another history"))
-		forged := s.conspire(t, c)
+		forged := s.conspire(t, c, s.serverKeys(t).Control)
 		m.serve(func([]byte) []byte { return forged })
 		refused(t, want{code: request.CodeStale, reason: "the log has forked"})
 	})

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"chancery/client/remote"
 	"chancery/codec"
@@ -148,6 +149,7 @@ type insider struct {
 	leaf    codec.Hash // of its opener statement
 	key     *codec.PrivateKey
 	decrypt hpke.PrivateKey
+	log     *falseLog // the messages log that it speaks of, where not the server's
 }
 
 func (s *stage) insider(t *testing.T, h codec.Hash) *insider {
@@ -242,12 +244,13 @@ func (s *stage) messages(t *testing.T, leaf int64) *ledger.Cosigned {
 	}
 }
 
-// prover makes inclusion proofs under one checkpoint.
-func (i *insider) prover(c *ledger.Cosigned) func(index int64, opening manifest.Opening) request.Proof {
-	hashes := i.s.server.Hashes(attackContext(i.t), ledger.MessagesLog, c.Checkpoint)
+// prover makes an inclusion proof under one checkpoint.
+type prover func(index int64, opening manifest.Opening) request.Proof
+
+func (i *insider) proverOf(hashes tlog.HashReader, size int64) prover {
 	return func(index int64, opening manifest.Opening) request.Proof {
 		i.t.Helper()
-		p, err := ledger.ProveInclusion(hashes, c.Size, index)
+		p, err := ledger.ProveInclusion(hashes, size, index)
 		if err != nil {
 			i.t.Fatal(err)
 		}
@@ -263,10 +266,13 @@ func (i *insider) query(guard bool, holder int, pieces []piece, from *haul, chan
 	for _, p := range pieces {
 		newest = max(newest, p.index)
 	}
-	c := i.s.messages(i.t, newest)
-	prove := i.prover(c)
-	q := &request.Query{
-		Request: i.request, Phase: control.PhaseRecord, Opener: i.leaf, Guard: guard, Holder: uint8(holder), Checkpoint: c.Note,
+	q := &request.Query{Request: i.request, Phase: control.PhaseRecord, Opener: i.leaf, Guard: guard, Holder: uint8(holder)}
+	var prove prover
+	if i.log != nil {
+		q.Checkpoint, prove = i.log.checkpoint, i.proverOf(i.log, i.log.size)
+	} else {
+		c := i.s.messages(i.t, newest)
+		q.Checkpoint, prove = c.Note, i.proverOf(i.s.server.Hashes(attackContext(i.t), ledger.MessagesLog, c.Checkpoint), c.Size)
 	}
 	seen := map[codec.Hash]bool{}
 	for _, p := range pieces {
