@@ -16,12 +16,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
+	"chancery/blindindex"
 	"chancery/client/remote"
 	"chancery/codec"
 	"chancery/control"
@@ -151,6 +154,43 @@ func (s *stage) phases() []phase {
 		{"found", s.found}, {"keys", s.keys}, {"talk", s.talk}, {"hold", s.hold},
 		{"approve", s.approve}, {"open", s.open}, {"export", s.export}, {"verify", s.verify},
 	}
+}
+
+// corpus reads what is to be played.
+func (o *Options) corpus() ([]line, error) {
+	data := shipped
+	if o.Corpus != "" {
+		var err error
+		if data, err = os.ReadFile(o.Corpus); err != nil {
+			return nil, fmt.Errorf("couldn't read the corpus: %w", err)
+		}
+	}
+	return readCorpus(bytes.NewReader(data), o.Limit)
+}
+
+// Check refuses options that could not be played to the end, before anything is
+// made for them.
+func (o *Options) Check() error {
+	if o.Limit < 0 {
+		return fmt.Errorf("a limit of %d messages: want 0, for all, or more", o.Limit)
+	}
+	if len(blindindex.Tokenize(o.Term)) == 0 {
+		return fmt.Errorf("the term %q has no word to search for", o.Term)
+	}
+	lines, err := o.corpus()
+	if err != nil {
+		return err
+	}
+	people := members(lines)
+	for _, name := range o.Custodians {
+		if !slices.Contains(people, name) {
+			return fmt.Errorf("nobody in the corpus is called %q", name)
+		}
+	}
+	if entries, err := os.ReadDir(o.Dir); len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) && o.Dir != "" {
+		return errors.Join(fmt.Errorf("%s is not an empty folder: the demo founds an organisation in one of its own", o.Dir), err)
+	}
+	return nil
 }
 
 func newStage(o Options) (*stage, error) {
@@ -529,11 +569,7 @@ func (s *stage) talk(ctx context.Context) error {
 			return fmt.Errorf("couldn't write the conversation: %w", err)
 		}
 	}
-	data, err := os.ReadFile(corpus)
-	if err != nil {
-		return fmt.Errorf("couldn't read the corpus: %w", err)
-	}
-	lines, err := readCorpus(bytes.NewReader(data), s.Limit)
+	lines, err := s.corpus()
 	if err != nil {
 		return err
 	}
@@ -549,7 +585,7 @@ func (s *stage) talk(ctx context.Context) error {
 	for _, i := range invites {
 		s.members[i.Name] = i.Member
 	}
-	data, err = json.Marshal(invites)
+	data, err := json.Marshal(invites)
 	if err != nil {
 		return err
 	}
