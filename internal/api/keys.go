@@ -52,6 +52,12 @@ func Init(dir string) (*Keys, error) {
 	return s.public(), nil
 }
 
+// Made reports whether a directory is a server's, made by Init.
+func Made(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, keysFile))
+	return err == nil
+}
+
 // Found writes the organisation's genesis entry into the server's log. It
 // returns directory.ErrFounded where there is one, control's errors where the
 // entry is none, and an error where it names other keys than the server's.

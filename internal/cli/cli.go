@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"os/signal"
 	"strconv"
@@ -20,9 +21,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"chancery/client"
 	"chancery/client/remote"
+	"chancery/client/state"
 	"chancery/codec"
 	"chancery/control"
+	"chancery/internal/custody"
+	"chancery/internal/directory"
 	"chancery/internal/home"
 	"chancery/internal/replica"
 	"chancery/internal/wire"
@@ -65,6 +70,8 @@ func Main(args []string, in io.Reader, out, errOut io.Writer) int {
 	a := &app{in: in, out: out, err: errOut}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// A second Ctrl-C ends a command that doesn't notice the first.
+	context.AfterFunc(ctx, stop)
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)
@@ -73,6 +80,10 @@ func Main(args []string, in io.Reader, out, errOut io.Writer) int {
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
+	}
+	if ctx.Err() != nil {
+		fmt.Fprintln(errOut, "chancery: interrupted")
+		return 1
 	}
 	var exit *exitError
 	if errors.As(err, &exit) {
@@ -109,8 +120,21 @@ func hints(err error) []string {
 	switch {
 	case errors.As(err, &usage):
 		out = append(out, "add --help for what the command takes")
-	case errors.Is(err, syscall.ECONNREFUSED):
-		out = append(out, "nothing listens there: is the server or holder running?")
+	case len(out) > 0:
+	case errors.Is(err, syscall.EADDRINUSE):
+		out = append(out, "another program listens there: stop it, or name another address with --listen")
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, remote.ErrUnavailable):
+		out = append(out, "nothing answers there: is the server or holder running, and the URL right?")
+	case errors.Is(err, custody.ErrSecret), errors.Is(err, state.ErrKey):
+		out = append(out, "the file is whole and its secret another: look for the right --key-file or CHANCERY_PASSPHRASE")
+	case errors.Is(err, custody.ErrKeyFile):
+		out = append(out, "a key file has exactly 32 bytes and mode 0600; `init` and `device enrol` make it")
+	case errors.Is(err, custody.ErrInUse):
+		out = append(out, "it runs already: one folder serves one process")
+	case errors.Is(err, client.ErrNoConversation):
+		out = append(out, "`chancery conversation list` shows this device's conversations")
+	case errors.Is(err, directory.ErrFounded):
+		out = append(out, "a server's folder is one organisation's: use another --server-dir")
 	case errors.Is(err, home.ErrNone):
 		out = append(out, "name the home folder with --home, or make one with `chancery join`")
 	case errors.Is(err, ledger.ErrUnwitnessed), errors.Is(err, ledger.ErrStale):
@@ -118,7 +142,7 @@ func hints(err error) []string {
 	case errors.Is(err, replica.ErrForgotten):
 		out = append(out, "the server shows another history than before: keep both, and call your auditor")
 	case errors.Is(err, control.ErrUnauthorised):
-		out = append(out, "the key may not sign this: `chancery people` lists roles")
+		out = append(out, "this key may not sign it: `chancery people list` shows who may sign what")
 	case errors.Is(err, request.ErrApprovals):
 		out = append(out, "ask more approvers to run `chancery approve`")
 	}
@@ -160,27 +184,50 @@ keyholders take part, and every opening is on a log that anyone can check.
 	group("members", a.memberCommand(), a.deviceCommand(), a.conversationCommand(), a.sendCommand(), a.readCommand())
 	group("matters", a.matterCommand(), a.holdCommand(), a.searchCommand(), a.requestCommand(), a.approveCommand(), a.refuseCommand(),
 		a.withdrawCommand(), a.openCommand(), a.exportCommand())
-	group("keys", a.keyCommand(), a.peopleCommand())
+	group("keys", a.keyCommand(), a.peopleCommand(), a.policyCommand())
 	group("daemons", a.serverCommand(), a.witnessCommand(), a.holderCommand(true), a.holderCommand(false))
-	group("audit", a.verifyCommand(), a.logCommand(), a.benchCommand())
+	group("audit", a.verifyCommand(), a.reportCommand(), a.logCommand(), a.benchCommand())
 	root.AddCommand(a.devicesCommand(), a.openerCommand())
 	wrapArgs(root)
 	return root
 }
 
-// wrapArgs makes errors about arguments usage errors.
+// wrapArgs makes errors about arguments and missing flags usage errors, and has
+// commands that only group others refuse a name that none of them has.
 func wrapArgs(c *cobra.Command) {
-	if check := c.Args; check != nil {
-		c.Args = func(c *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
-				return &usageError{err}
-			}
-			return nil
-		}
-	}
 	for _, sub := range c.Commands() {
 		wrapArgs(sub)
 	}
+	if c.HasSubCommands() {
+		c.Args, c.RunE = cobra.ArbitraryArgs, groupOnly
+		return
+	}
+	check := c.Args
+	if check == nil {
+		check = cobra.ArbitraryArgs
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		if check(c, args) != nil {
+			_, arguments, _ := strings.Cut(c.Use, " ")
+			return &usageError{fmt.Errorf("want `%s`, got %d arguments", strings.TrimSpace(c.CommandPath()+" "+arguments), len(args))}
+		}
+		if err := c.ValidateRequiredFlags(); err != nil {
+			return &usageError{err}
+		}
+		return nil
+	}
+}
+
+// groupOnly is what a command does that others hang under: it shows them.
+func groupOnly(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return c.Help()
+	}
+	err := &usageError{fmt.Errorf("%s has no command %q", c.CommandPath(), args[0])}
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		return hint(err, "did you mean `%s %s`?", c.CommandPath(), near[0])
+	}
+	return err
 }
 
 func defaultHome() string {
@@ -262,13 +309,25 @@ func (a *app) pipedFlag(c *cobra.Command) {
 func endpoints(flags []string) ([]wire.Endpoint, error) {
 	var out []wire.Endpoint
 	for _, f := range flags {
-		name, url, ok := strings.Cut(f, "=")
-		if !ok || name == "" || url == "" {
+		name, address, ok := strings.Cut(f, "=")
+		if !ok || name == "" {
 			return nil, &usageError{fmt.Errorf("%q: want NAME=URL", f)}
 		}
-		out = append(out, wire.Endpoint{Name: name, URL: url})
+		if err := checkURL(address); err != nil {
+			return nil, err
+		}
+		out = append(out, wire.Endpoint{Name: name, URL: address})
 	}
 	return out, nil
+}
+
+// checkURL refuses what no request could be sent to.
+func checkURL(text string) error {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return &usageError{fmt.Errorf("%q is no URL like http://127.0.0.1:8440", text)}
+	}
+	return nil
 }
 
 // session is a person's or operator's connection to their organisation.
@@ -286,8 +345,14 @@ func (a *app) open(ctx context.Context, auth remote.Auth) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	return openHome(ctx, a.home, h, auth)
+}
+
+// openHome replays the log of the organisation that a folder is, or is about to
+// be, pinned to.
+func openHome(ctx context.Context, dir string, h *home.Home, auth remote.Auth) (*session, error) {
 	s := &session{home: h, server: remote.New(h.Server, nil, auth), replica: replica.New(h.Organisation)}
-	memory, err := os.ReadFile(memoryPath(a.home))
+	memory, err := os.ReadFile(memoryPath(dir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("couldn't read the remembered checkpoint: %w", err)
 	}
@@ -295,7 +360,22 @@ func (a *app) open(ctx context.Context, auth remote.Auth) (*session, error) {
 	if err := s.replica.Sync(ctx, s.server); err != nil {
 		return nil, err
 	}
-	return s, home.WriteFile(memoryPath(a.home), s.replica.Memory(), 0o644)
+	return s, home.WriteFile(memoryPath(dir), s.replica.Memory(), 0o644)
+}
+
+// unpinned refuses a folder that is another organisation's: whom one trusts is
+// changed on purpose or not at all.
+func unpinned(dir string, organisation codec.Hash) error {
+	h, err := home.Load(dir)
+	switch {
+	case errors.Is(err, home.ErrNone):
+		return nil
+	case err != nil:
+		return err
+	case h.Organisation != organisation:
+		return hint(fmt.Errorf("%s is pinned to organisation %s", dir, h.Organisation.Short()), "use another folder for another organisation")
+	}
+	return nil
 }
 
 // parseHash finds a full hash among candidates by its beginning, so that people
@@ -311,7 +391,7 @@ func parseHash(text string, candidates []codec.Hash) (codec.Hash, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return codec.Hash{}, &usageError{fmt.Errorf("%q is the beginning of no known id", text)}
+		return codec.Hash{}, &usageError{fmt.Errorf("%q is the beginning of no known id (six characters at least)", text)}
 	}
 	return codec.Hash{}, &usageError{fmt.Errorf("%q is the beginning of %d ids: type more of it", text, len(found))}
 }

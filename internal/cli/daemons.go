@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
@@ -10,6 +11,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -59,6 +62,14 @@ func (a *app) serverCommand() *cobra.Command {
 			g, err := endpoints(guards)
 			if err != nil {
 				return err
+			}
+			for _, w := range witnesses {
+				if err := checkURL(w); err != nil {
+					return err
+				}
+			}
+			if !api.Made(dir) {
+				return hint(fmt.Errorf("%s is no server's folder", dir), "make it with `chancery server init --dir %s`, and found the organisation with `chancery init`", dir)
 			}
 			l, err := listen(address)
 			if err != nil {
@@ -125,14 +136,17 @@ func (a *app) witnessCommand() *cobra.Command {
 			if _, err := os.Stat(witnessPath(dir)); err == nil {
 				return fmt.Errorf("%s is a witness's folder already", dir)
 			}
+			if name == "" || strings.ContainsAny(name, " +\t\r\n") {
+				return &usageError{fmt.Errorf("--name %q: want a name without spaces or +, such as witness.example/one", name)}
+			}
 			key, err := witness.LoadOrCreateKey(dir, rand.Reader)
 			if err != nil {
 				return err
 			}
+			public := ledger.WitnessKey{Name: name, Key: codec.PublicKey(key.Public().(ed25519.PublicKey))}
 			if err := (&witnessFile{Name: name}).save(dir); err != nil {
 				return err
 			}
-			public := ledger.WitnessKey{Name: name, Key: codec.PublicKey(key.Public().(ed25519.PublicKey))}
 			return json.NewEncoder(a.out).Encode(control.Witness{Name: name, Key: public.String()})
 		},
 	}
@@ -149,11 +163,16 @@ func (a *app) witnessCommand() *cobra.Command {
 			}
 			for _, k := range keys {
 				if _, err := ledger.ParseLogKey(k); err != nil {
-					return err
+					return hint(&usageError{err}, "`chancery init` prints the logs' keys")
+				}
+				if !slices.Contains(w.Logs, k) {
+					w.Logs = append(w.Logs, k)
 				}
 			}
-			w.Logs = append(w.Logs, keys...)
-			return w.save(dir)
+			if err := w.save(dir); err != nil {
+				return err
+			}
+			return a.print(w, "%s cosigns %d logs from its next start", w.Name, len(w.Logs))
 		},
 	}
 
@@ -213,8 +232,14 @@ func (a *app) holderCommand(keyholders bool) *cobra.Command {
 		Use:   "init",
 		Short: "Make the holder's keys and print their public halves, for `chancery init`",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			secret, err := a.secret(keyFile, true)
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if custody.Made(dir) {
+				return hint(fmt.Errorf("%s is a holder's folder already", dir), "its keys can't be made anew: name another folder with --dir")
+			}
+			if name == "" || len(name) > 64 || len(jurisdiction) != 2 {
+				return &usageError{errors.New("want a --name of 1 to 64 bytes and a --jurisdiction of two letters, such as CH")}
+			}
+			secret, err := a.secret(cmd.Context(), keyFile, true)
 			if err != nil {
 				return err
 			}
@@ -242,13 +267,27 @@ func (a *app) holderCommand(keyholders bool) *cobra.Command {
 			if err != nil {
 				return &usageError{fmt.Errorf("--organisation: %w", err)}
 			}
-			secret, err := a.secret(keyFile, false)
-			if err != nil {
+			if err := checkURL(server); err != nil {
 				return err
 			}
 			others, err := endpoints(peers)
 			if err != nil {
 				return err
+			}
+			secret, err := a.secret(cmd.Context(), keyFile, false)
+			if err != nil {
+				return err
+			}
+			if !custody.Made(dir) {
+				return hint(fmt.Errorf("%s is no holder's folder", dir), "make it with `chancery %s init --dir %s`", c.Use, dir)
+			}
+			keys, err := custody.OpenHolder(dir, secret)
+			if err != nil {
+				return err
+			}
+			defer keys.Close()
+			if keys.Guard() == keyholders {
+				return hint(fmt.Errorf("%s holds the keys of the other role", dir), "one daemon is a keyholder or a guard for good")
 			}
 			l, err := listen(address)
 			if err != nil {
@@ -259,14 +298,6 @@ func (a *app) holderCommand(keyholders bool) *cobra.Command {
 				return err
 			}
 			defer cancel()
-			keys, err := custody.OpenHolder(dir, secret)
-			if err != nil {
-				return err
-			}
-			defer keys.Close()
-			if keys.Guard() == keyholders {
-				return hint(fmt.Errorf("%s holds the keys of the other role", dir), "one daemon is a keyholder or a guard for good")
-			}
 			auth := httpsig.Ed25519(keys)
 			guards := map[string]keyholder.Peer{}
 			for name, h := range a.holders(others, auth) {
@@ -304,9 +335,9 @@ func must(err error) {
 }
 
 // secret returns what seals files at rest: a key file, or a passphrase.
-func (a *app) secret(keyFile string, create bool) (custody.Secret, error) {
+func (a *app) secret(ctx context.Context, keyFile string, create bool) (custody.Secret, error) {
 	if keyFile == "" {
-		passphrase, err := a.passphrase("passphrase of the sealed files: ")
+		passphrase, err := a.passphrase(ctx, "passphrase of the sealed files: ", create)
 		if err != nil {
 			return custody.Secret{}, err
 		}

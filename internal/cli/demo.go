@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,16 +36,22 @@ The search is for one word in the text, as a whole, in upper or lower case.`,
 			if o.Binary, err = os.Executable(); err != nil {
 				return fmt.Errorf("couldn't find this program: %w", err)
 			}
-			if o.Dir == "" {
-				if o.Dir, err = os.MkdirTemp("", "chancery-demo-"); err != nil {
-					return fmt.Errorf("couldn't make a folder: %w", err)
-				}
-			}
 			if o.Corpus == "" && o.Term == "" {
 				o.Term = "invoice"
 			}
 			if o.Term == "" {
-				return &usageError{fmt.Errorf("--term is needed with --corpus: the word to search for")}
+				return &usageError{errors.New("--term is needed with --corpus: the word to search for")}
+			}
+			if o.Limit < 0 {
+				return &usageError{fmt.Errorf("--limit %d: want 0, for all messages, or more", o.Limit)}
+			}
+			if err := o.Check(); err != nil {
+				return hint(err, "nothing was started; `chancery demo --help` says what a corpus is")
+			}
+			if o.Dir == "" {
+				if o.Dir, err = os.MkdirTemp("", "chancery-demo-"); err != nil {
+					return fmt.Errorf("couldn't make a folder: %w", err)
+				}
 			}
 			o.Out = a.out
 			if a.json {

@@ -22,8 +22,8 @@ import (
 	"chancery/internal/custody"
 	"chancery/internal/home"
 	"chancery/internal/httpsig"
-	"chancery/internal/replica"
 	"chancery/internal/stopgap"
+	"chancery/internal/wire"
 )
 
 const labelDeviceKey = "device-key"
@@ -62,39 +62,22 @@ func stateKey(dir string, secret custody.Secret, create bool) (*[state.KeySize]b
 	return &out, nil
 }
 
-// deviceConfig connects a device to the organisation that its folder is pinned
-// to.
-func (a *app) deviceConfig(cmd *cobra.Command, dir string) (client.Config, *remote.Client, error) {
-	h, err := home.Load(dir)
-	if err != nil {
-		return client.Config{}, nil, hint(err, "enrol the device first: `chancery device enrol --invite FILE`")
-	}
-	r := replica.New(h.Organisation)
-	memory, err := os.ReadFile(memoryPath(dir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return client.Config{}, nil, fmt.Errorf("couldn't read the remembered checkpoint: %w", err)
-	}
-	r.Remember(memory)
-	server := remote.New(h.Server, nil, nil)
-	if err := r.Sync(cmd.Context(), server); err != nil {
-		return client.Config{}, nil, err
-	}
-	if err := home.WriteFile(memoryPath(dir), r.Memory(), 0o644); err != nil {
-		return client.Config{}, nil, err
-	}
+// deviceConfig connects a device to the organisation of a session.
+func deviceConfig(s *session) client.Config {
 	return client.Config{
-		Replica: r, Groups: stopgap.New(time.Now),
-		Connect: func(key codec.Signer) client.Server { return server.As(httpsig.Ed25519(key)) },
-	}, server, nil
+		Replica: s.replica, Groups: stopgap.New(time.Now),
+		Connect: func(key codec.Signer) client.Server { return s.server.As(httpsig.Ed25519(key)) },
+	}
 }
 
 // device opens a device and brings it up to date.
 func (a *app) device(cmd *cobra.Command, f *deviceFlags) (*client.Device, *remote.Client, error) {
-	cfg, server, err := a.deviceConfig(cmd, f.dir)
+	h, err := home.Load(f.dir)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, hint(err, "name the device's folder with --device, or enrol one: `chancery device enrol --invite FILE`")
 	}
-	secret, err := a.secret(f.keyFile, false)
+	// What the folder is sealed under comes first: it needs nobody else.
+	secret, err := a.secret(cmd.Context(), f.keyFile, false)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -102,11 +85,15 @@ func (a *app) device(cmd *cobra.Command, f *deviceFlags) (*client.Device, *remot
 	if err != nil {
 		return nil, nil, err
 	}
-	d, err := client.Open(cfg, f.dir, key)
+	s, err := openHome(cmd.Context(), f.dir, h, nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	return d, server.As(httpsig.Ed25519(d.Signer())), nil
+	d, err := client.Open(deviceConfig(s), f.dir, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return d, s.server.As(httpsig.Ed25519(d.Signer())), nil
 }
 
 func (a *app) deviceCommand() *cobra.Command {
@@ -130,24 +117,42 @@ func (a *app) deviceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := (&home.Home{Organisation: i.Organisation, Server: i.Server}).Save(f.dir); err != nil {
+			if err := unpinned(f.dir, i.Organisation); err != nil {
 				return err
 			}
-			cfg, _, err := a.deviceConfig(cmd, f.dir)
+			if time.Now().After(i.Expiry) {
+				return hint(fmt.Errorf("the invitation has expired, on %s", i.Expiry.UTC().Format(time.DateOnly)), "ask the officers for another: `chancery member add`")
+			}
+			entries, err := os.ReadDir(f.dir)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("couldn't look into the device's folder: %w", err)
+			}
+			h := &home.Home{Organisation: i.Organisation, Server: i.Server}
+			s, err := openHome(cmd.Context(), f.dir, h, nil)
 			if err != nil {
 				return err
 			}
-			secret, err := a.secret(f.keyFile, true)
+			secret, err := a.secret(cmd.Context(), f.keyFile, true)
 			if err != nil {
+				return err
+			}
+			if err := h.Save(f.dir); err != nil {
 				return err
 			}
 			key, err := stateKey(f.dir, secret, true)
 			if err != nil {
 				return err
 			}
+			cfg := deviceConfig(s)
 			ctx, cancel := deadline(cmd)
 			defer cancel()
 			d, err := client.Enrol(ctx, cfg, client.Enrolment{Dir: f.dir, Key: key, Member: i.Member, Name: i.Name, Invitation: invitation})
+			var refused *wire.Problem
+			if errors.As(err, &refused) && refused.Status < 500 && len(entries) == 0 {
+				// Nothing enrolled, and what was made for it would stand in the way of
+				// another invitation.
+				err = errors.Join(hint(err, "was the invitation used already? Officers make another: `chancery member add`"), os.RemoveAll(f.dir))
+			}
 			if err != nil {
 				return err
 			}
@@ -190,8 +195,89 @@ func (a *app) deviceCommand() *cobra.Command {
 	}
 	keyFlag(revoke, &key)
 	revoke.Flags().StringVar(&reason, "reason", "lost", "reason")
-	c.AddCommand(enrol, revoke)
+	c.AddCommand(enrol, a.deviceListCommand(), revoke, a.problemsCommand())
 	return c
+}
+
+func (a *app) problemsCommand() *cobra.Command {
+	var f deviceFlags
+	var out string
+	c := &cobra.Command{
+		Use:   "problems",
+		Short: "List received messages that failed a check, which read doesn't show",
+		Long: `List received messages that failed a check, which read doesn't show. With --out
+the reports of those that were archived otherwise than they were sent are written
+as files, which chancery report verify judges. A report contains the message.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, server, err := a.device(cmd, &f)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			if _, err := d.Sync(cmd.Context()); err != nil {
+				return err
+			}
+			_, byID, err := names(cmd, server)
+			if err != nil {
+				return err
+			}
+			all, err := d.Conversations()
+			if err != nil {
+				return err
+			}
+			type row struct {
+				*client.Problem
+				Name string // of the member whose device sent it
+				File string `json:",omitempty"`
+			}
+			rows := []row{}
+			for _, x := range all {
+				for p, err := range d.Problems(x.ID) {
+					if err != nil {
+						return err
+					}
+					r := row{Problem: p, Name: byID[p.Member]}
+					if out != "" && p.Report != nil {
+						r.File = filepath.Join(out, p.Core.Short()+".report")
+						if err := home.WriteFile(r.File, p.Report, 0o600); err != nil {
+							return err
+						}
+					}
+					rows = append(rows, r)
+				}
+			}
+			if a.json {
+				return json.NewEncoder(a.out).Encode(rows)
+			}
+			for _, r := range rows {
+				fmt.Fprintf(a.out, "conversation %s, position %d, from %s (device %s): %s\n", r.Conversation, r.Position, r.Name, r.Device.Short(), r.Reason)
+				if r.File != "" {
+					fmt.Fprintf(a.out, "  report in %s\n", r.File)
+				}
+			}
+			if len(rows) == 0 {
+				fmt.Fprintln(a.out, "every message received passed its checks")
+			}
+			return nil
+		},
+	}
+	f.add(c)
+	c.Flags().StringVar(&out, "out", "", "folder to write reports to")
+	return c
+}
+
+// unread counts what others said that was not read yet.
+func unread(d *client.Device, x *client.Conversation) (n int, err error) {
+	for m, err := range d.Messages(x.ID, x.Read) {
+		if err != nil {
+			return 0, err
+		}
+		if !m.Own && !m.Report && m.Action != envelope.ActionProfile {
+			n++
+		}
+	}
+	return n, nil
 }
 
 func (a *app) conversationCommand() *cobra.Command {
@@ -246,19 +332,41 @@ func (a *app) conversationCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return json.NewEncoder(a.out).Encode(all)
-			}
 			_, byID, err := names(cmd, server)
 			if err != nil {
 				return err
 			}
-			for _, x := range all {
-				var who []string
-				for _, m := range x.Members {
-					who = append(who, byID[m])
+			type row struct {
+				client.Conversation
+				Unread int
+				Names  []string
+			}
+			rows := []row{}
+			for i := range all {
+				r := row{Conversation: all[i]}
+				if r.Unread, err = unread(d, &all[i]); err != nil {
+					return err
 				}
-				fmt.Fprintf(a.out, "%s  %-24q %s\n", x.ID, x.Name, strings.Join(who, ", "))
+				for _, m := range all[i].Members {
+					r.Names = append(r.Names, byID[m])
+				}
+				rows = append(rows, r)
+			}
+			if a.json {
+				return json.NewEncoder(a.out).Encode(rows)
+			}
+			for _, r := range rows {
+				state := ""
+				switch {
+				case r.Left:
+					state = " (left)"
+				case r.Broken != "":
+					state = " (can't go on: " + r.Broken + ")"
+				}
+				fmt.Fprintf(a.out, "%s  %3d unread  %q  %s%s\n", r.ID, r.Unread, r.Name, strings.Join(r.Names, ", "), state)
+			}
+			if len(rows) == 0 {
+				fmt.Fprintln(a.out, "this device is in no conversation")
 			}
 			return nil
 		},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"chancery/blindindex"
 	"chancery/codec"
 	"chancery/control"
 	"chancery/envelope"
@@ -122,15 +124,73 @@ func (a *app) matterCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printMatters(s)
+			return a.printMatters(s, codec.ID{})
 		},
 	}
 	keyFlag(list, &listKey)
-	c.AddCommand(open, list)
+
+	var showKey string
+	show := &cobra.Command{
+		Use:   "show MATTER",
+		Short: "Show one matter: its details, if they are kept here, its holds and requests",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := codec.ParseID(args[0])
+			if err != nil {
+				return &usageError{fmt.Errorf("the matter's id: %w", err)}
+			}
+			s, _, err := a.asPerson(cmd, showKey)
+			if err != nil {
+				return err
+			}
+			var m control.MatterState
+			s.replica.Read(func(st *control.State) {
+				if x, ok := st.Matter(id); ok {
+					m = *x
+				}
+			})
+			if m.ID.IsZero() {
+				return hint(fmt.Errorf("the log has no matter %s", id), "`chancery matter list` shows the holds and requests of all matters")
+			}
+			if err := a.printDetails(&m); err != nil {
+				return err
+			}
+			return a.printMatters(s, id)
+		},
+	}
+	keyFlag(show, &showKey)
+	c.AddCommand(open, list, show)
 	return c
 }
 
-func (a *app) printMatters(s *session) error {
+// printDetails shows what a matter is about, which only the folder of whoever
+// opened it knows, once it is what the log's leaf stands for.
+func (a *app) printDetails(m *control.MatterState) error {
+	if a.json {
+		return nil // the matter's holds and requests are the answer
+	}
+	data, err := os.ReadFile(filepath.Join(a.home, "matters", m.ID.String()+".json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err := fmt.Fprintf(a.out, "matter   %s\ntitle    in the home folder of whoever opened it\n", m.ID)
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("couldn't read the matter's details: %w", err)
+	}
+	var d request.Details
+	if err := json.Unmarshal(data, &d); err != nil {
+		return fmt.Errorf("couldn't read the matter's details: %w", err)
+	}
+	if d.Hash() != m.Details {
+		return errors.New("the details kept here are not those that the matter was opened with")
+	}
+	_, err = fmt.Fprintf(a.out, "matter   %s\ntitle    %s\npurpose  %s\nbasis    %s\n", m.ID, d.Title, d.Purpose, d.LegalBasis)
+	return err
+}
+
+// printMatters shows holds and requests, of one matter or, where it is zero, of
+// all.
+func (a *app) printMatters(s *session, matter codec.ID) error {
 	type hold struct {
 		Hold         codec.Hash `json:"hold"`
 		Matter       codec.ID   `json:"matter"`
@@ -156,11 +216,18 @@ func (a *app) printMatters(s *session) error {
 		Holds    []hold `json:"holds"`
 		Requests []req  `json:"requests"`
 	}
+	out.Holds, out.Requests = []hold{}, []req{}
 	s.replica.Read(func(st *control.State) {
 		for _, h := range st.Holds() {
+			if !matter.IsZero() && h.Matter != matter {
+				continue
+			}
 			out.Holds = append(out.Holds, hold{h.Hash, h.Matter, dateOf(h.FromDay), dateOf(h.ToDay), len(h.Custodians), len(h.Acknowledged)})
 		}
 		for _, r := range st.Requests() {
+			if !matter.IsZero() && r.Matter != matter {
+				continue
+			}
 			state := "ready to open"
 			if policy, err := st.PolicyFor(r, time.Now().UnixMilli()); err != nil {
 				state = err.Error()
@@ -186,6 +253,9 @@ func (a *app) printMatters(s *session) error {
 		fmt.Fprintf(a.out, "request  %s  %s to %s, %d custodians, at most %d records, %d approvals: %s\n",
 			r.Request.Short(), r.From, r.To, r.Custodians, r.MaxCount, r.Approvals, r.State)
 	}
+	if len(out.Holds)+len(out.Requests) == 0 {
+		fmt.Fprintln(a.out, "no hold stands, and nothing is requested")
+	}
 	return nil
 }
 
@@ -206,22 +276,35 @@ func (f *scopeFlags) add(c *cobra.Command) {
 	}
 }
 
-func (f *scopeFlags) read(cmd *cobra.Command, s *session) (matter codec.ID, custodians []codec.ID, from, to uint32, err error) {
-	if matter, err = codec.ParseID(f.matter); err != nil {
-		return matter, nil, 0, 0, &usageError{fmt.Errorf("--matter: %w", err)}
+// scope is what scopeFlags say, but for the custodians, whom the directory
+// knows.
+type scope struct {
+	matter   codec.ID
+	from, to uint32
+}
+
+func (f *scopeFlags) parse() (s scope, err error) {
+	if s.matter, err = codec.ParseID(f.matter); err != nil {
+		return s, &usageError{fmt.Errorf("--matter: %w", err)}
 	}
+	if s.from, err = day(f.from); err != nil {
+		return s, err
+	}
+	if s.to, err = day(f.to); err != nil {
+		return s, err
+	}
+	if s.to < s.from {
+		return s, &usageError{fmt.Errorf("--to %s is before --from %s", f.to, f.from)}
+	}
+	return s, nil
+}
+
+func (f *scopeFlags) members(cmd *cobra.Command, s *session) ([]codec.ID, error) {
 	byName, _, err := names(cmd, s.server)
 	if err != nil {
-		return matter, nil, 0, 0, err
+		return nil, err
 	}
-	if custodians, err = resolve(byName, f.custodians); err != nil {
-		return matter, nil, 0, 0, err
-	}
-	if from, err = day(f.from); err != nil {
-		return matter, nil, 0, 0, err
-	}
-	to, err = day(f.to)
-	return matter, custodians, from, to, err
+	return resolve(byName, f.custodians)
 }
 
 func (a *app) holdCommand() *cobra.Command {
@@ -233,17 +316,21 @@ func (a *app) holdCommand() *cobra.Command {
 		Short: "Place a hold and give its custodians notice",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			in, err := scope.parse()
+			if err != nil {
+				return err
+			}
 			s, d, err := a.desk(cmd, key)
 			if err != nil {
 				return err
 			}
-			matter, custodians, from, to, err := scope.read(cmd, s)
+			custodians, err := scope.members(cmd, s)
 			if err != nil {
 				return err
 			}
 			ctx, cancel := deadline(cmd)
 			defer cancel()
-			h, err := d.PlaceHold(ctx, matter, custodians, from, to, text)
+			h, err := d.PlaceHold(ctx, in.matter, custodians, in.from, in.to, text)
 			if err != nil {
 				return err
 			}
@@ -275,7 +362,7 @@ func (a *app) holdCommand() *cobra.Command {
 		},
 	}
 	f.add(acknowledge)
-	c.AddCommand(place, acknowledge)
+	c.AddCommand(place, acknowledge, a.releaseCommand())
 	return c
 }
 
@@ -293,13 +380,21 @@ func (a *app) openingCommand(use, short, long string, search bool) *cobra.Comman
 			if search && len(terms) == 0 {
 				return &usageError{errors.New("--term is needed: what to search for (repeat for alternatives)")}
 			}
-			s, d, err := a.desk(cmd, key)
+			for _, t := range terms {
+				if len(blindindex.Tokenize(t)) == 0 {
+					return &usageError{fmt.Errorf("--term %q has no word to search for", t)}
+				}
+			}
+			if count == 0 || hours < 1 {
+				return &usageError{errors.New("--count and --hours are at least 1")}
+			}
+			in, err := scope.parse()
 			if err != nil {
 				return err
 			}
-			draft := &matters.Draft{MaxCount: count, Search: search, Expiry: time.Now().Add(time.Duration(hours) * time.Hour)}
-			if draft.Matter, draft.Custodians, draft.FromDay, draft.ToDay, err = scope.read(cmd, s); err != nil {
-				return err
+			draft := &matters.Draft{
+				Matter: in.matter, FromDay: in.from, ToDay: in.to,
+				MaxCount: count, Search: search, Expiry: time.Now().Add(time.Duration(hours) * time.Hour),
 			}
 			for _, id := range conversations {
 				conversation, err := codec.ParseID(id)
@@ -307,6 +402,13 @@ func (a *app) openingCommand(use, short, long string, search bool) *cobra.Comman
 					return &usageError{fmt.Errorf("--conversation: %w", err)}
 				}
 				draft.Conversations = append(draft.Conversations, conversation)
+			}
+			s, d, err := a.desk(cmd, key)
+			if err != nil {
+				return err
+			}
+			if draft.Custodians, err = scope.members(cmd, s); err != nil {
+				return err
 			}
 			if draft.Details, err = request.NewDetails(rand.Reader, title, purpose, basis, terms); err != nil {
 				return err
@@ -449,7 +551,7 @@ server's word; the file must hold exactly the details that its leaf names.`,
 				fmt.Fprint(a.out, requestText(&r, details, byID))
 			}
 			if !yes {
-				ok, err := a.confirm(use + " this request?")
+				ok, err := a.confirm(cmd.Context(), use+" this request?")
 				if err != nil {
 					return err
 				}

@@ -2,11 +2,13 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,49 +31,104 @@ import (
 	"chancery/sshsig"
 )
 
-// passphrase reads a secret from the environment or the terminal.
-func (a *app) passphrase(prompt string) ([]byte, error) {
+// terminal returns the terminal that questions are asked on, or nil.
+func (a *app) terminal() *os.File {
+	if f, ok := a.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return f
+	}
+	return nil
+}
+
+// ask waits for what a person types, and no longer than ctx: the terminal is
+// then put back as it was.
+func ask(ctx context.Context, f *os.File, read func() ([]byte, error)) ([]byte, error) {
+	type answer struct {
+		text []byte
+		err  error
+	}
+	before, err := term.GetState(int(f.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read from the terminal: %w", err)
+	}
+	done := make(chan answer, 1)
+	go func() {
+		text, err := read()
+		done <- answer{text, err}
+	}()
+	select {
+	case x := <-done:
+		return x.text, x.err
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), term.Restore(int(f.Fd()), before))
+	}
+}
+
+// passphrase reads a secret from the environment or the terminal; one that is
+// new is asked for twice.
+func (a *app) passphrase(ctx context.Context, prompt string, create bool) ([]byte, error) {
 	if p := os.Getenv("CHANCERY_PASSPHRASE"); p != "" {
 		return []byte(p), nil
 	}
-	f, ok := a.in.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	f := a.terminal()
+	if f == nil {
 		return nil, hint(errors.New("a passphrase is needed and there is no terminal to ask on"),
 			"set CHANCERY_PASSPHRASE, or use a key file")
 	}
-	fmt.Fprint(a.err, prompt)
-	p, err := term.ReadPassword(int(f.Fd()))
-	fmt.Fprintln(a.err)
-	if err != nil {
-		return nil, fmt.Errorf("couldn't read the passphrase: %w", err)
+	read := func(prompt string) ([]byte, error) {
+		fmt.Fprint(a.err, prompt)
+		defer fmt.Fprintln(a.err)
+		p, err := ask(ctx, f, func() ([]byte, error) { return term.ReadPassword(int(f.Fd())) })
+		if err != nil {
+			return nil, fmt.Errorf("couldn't read the passphrase: %w", err)
+		}
+		return p, nil
 	}
-	return p, nil
+	p, err := read(prompt)
+	if err != nil || !create {
+		return p, err
+	}
+	again, err := read("once more: ")
+	defer clear(again)
+	switch {
+	case err != nil:
+	case len(p) == 0:
+		err = errors.New("an empty passphrase protects nothing")
+	case !bytes.Equal(p, again):
+		err = errors.New("the two passphrases differ")
+	default:
+		return p, nil
+	}
+	clear(p)
+	return nil, err
 }
 
 // confirm asks a yes-or-no question on the terminal.
-func (a *app) confirm(question string) (bool, error) {
-	f, ok := a.in.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+func (a *app) confirm(ctx context.Context, question string) (bool, error) {
+	f := a.terminal()
+	if f == nil {
 		return false, hint(errors.New("this needs a yes and there is no terminal to ask on"), "add --yes once you have read it")
 	}
 	fmt.Fprintf(a.err, "%s [y/N] ", question)
-	var answer string
-	fmt.Fscanln(a.in, &answer)
-	return strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes"), nil
+	answer, err := ask(ctx, f, func() ([]byte, error) {
+		var text string
+		fmt.Fscanln(f, &text) // an empty line is an error, and a no
+		return []byte(text), nil
+	})
+	return strings.EqualFold(string(answer), "y") || strings.EqualFold(string(answer), "yes"), err
 }
 
 // signer reads a person's SSH private key.
-func (a *app) signer(path string) (ssh.Signer, error) {
+func (a *app) signer(ctx context.Context, path string) (ssh.Signer, error) {
 	if path == "" {
 		return nil, &usageError{errors.New("--key is needed: your SSH private key")}
 	}
-	return home.LoadKey(path, func() ([]byte, error) { return a.passphrase("passphrase of " + path + ": ") })
+	return home.LoadKey(path, func() ([]byte, error) { return a.passphrase(ctx, "passphrase of "+path+": ", false) })
 }
 
-func (a *app) signers(paths []string) ([]ssh.Signer, error) {
+func (a *app) signers(ctx context.Context, paths []string) ([]ssh.Signer, error) {
 	var out []ssh.Signer
 	for _, p := range paths {
-		k, err := a.signer(p)
+		k, err := a.signer(ctx, p)
 		if err != nil {
 			return nil, err
 		}
@@ -93,7 +150,7 @@ func keysFlag(c *cobra.Command, keys *[]string) {
 
 // asPerson connects in the name of a person.
 func (a *app) asPerson(cmd *cobra.Command, path string) (*session, ssh.Signer, error) {
-	key, err := a.signer(path)
+	key, err := a.signer(cmd.Context(), path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -152,7 +209,7 @@ func defaultPolicy() control.Policy {
 func (a *app) initCommand() *cobra.Command {
 	var name, serverDir, url string
 	var officers, approvers, reviewers, keyholders, guards, witnesses, signing []string
-	var threshold, quorum uint8
+	var threshold, quorum, witnessQuorum uint8
 	policy := defaultPolicy()
 	c := &cobra.Command{
 		Use:   "init",
@@ -162,8 +219,17 @@ keys, keyholders, guards and witnesses, and the SSH public keys of its people.
 Every officer named signs. What is printed as the organisation is its identity:
 give it to members and auditors by a way that the server doesn't control.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			g := &control.Genesis{Name: name, Threshold: threshold, OfficerQuorum: quorum, Policy: policy}
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkURL(url); err != nil {
+				return err
+			}
+			if _, err := home.Load(a.home); !errors.Is(err, home.ErrNone) {
+				return errors.Join(hint(fmt.Errorf("%s is the home of an organisation already", a.home), "name another folder with --home"), err)
+			}
+			if !api.Made(serverDir) {
+				return hint(fmt.Errorf("%s is no server's folder", serverDir), "make it with `chancery server init --dir %s`", serverDir)
+			}
+			g := &control.Genesis{Name: name, Threshold: threshold, OfficerQuorum: quorum, WitnessQuorum: witnessQuorum, Policy: policy}
 			rand.Read(g.Nonce[:]) // never fails
 			known := map[string]codec.ID{}
 			var err error
@@ -184,16 +250,18 @@ give it to members and auditors by a way that the server doesn't control.`,
 			if g.Witnesses, err = readJSONFiles[control.Witness](witnesses); err != nil {
 				return err
 			}
-			g.WitnessQuorum = uint8(len(g.Witnesses))
+			if g.WitnessQuorum == 0 {
+				g.WitnessQuorum = uint8(min(len(g.Witnesses), math.MaxUint8))
+			}
+			signers, err := a.signers(cmd.Context(), signing)
+			if err != nil {
+				return err
+			}
 			keys, err := api.Init(serverDir)
 			if err != nil {
 				return err
 			}
 			g.ControlKey, g.MessagesKey, g.ReceiptKey = keys.ControlKey, keys.MessagesKey, keys.ReceiptKey
-			signers, err := a.signers(signing)
-			if err != nil {
-				return err
-			}
 			entry, organisation, err := ceremony.Found(g, time.Now(), signers)
 			if err != nil {
 				return err
@@ -225,15 +293,8 @@ give it to members and auditors by a way that the server doesn't control.`,
 	f.StringArrayVar(&signing, "key", nil, "SSH private key of each officer, to sign (repeat)")
 	f.Uint8Var(&threshold, "threshold", 3, "t: keyholders that open together")
 	f.Uint8Var(&quorum, "officer-quorum", 2, "officers who sign together")
-	f.Uint8Var(&policy.Approvals, "approvals", policy.Approvals, "k: approvers that a request needs")
-	f.StringVar(&policy.Region, "region", policy.Region, "where envelopes are sealed to")
-	f.StringVar(&policy.Class, "class", policy.Class, "retention class")
-	f.Uint32Var(&policy.RetentionDays, "retention-days", policy.RetentionDays, "days that messages are kept")
-	f.Uint32Var(&policy.VetoSeconds, "veto-seconds", 0, "time between the last approval and the first answer")
-	f.Uint64Var(&policy.MaxCount, "max-count", policy.MaxCount, "most envelopes that one request may open")
-	f.Uint64Var(&policy.MaxIndexKeys, "max-index-keys", policy.MaxIndexKeys, "most index envelopes that one request may open")
-	f.BoolVar(&policy.DeviceEvidenceNone, "allow-devices-without-evidence", true, "devices may enrol without platform evidence")
-	f.BoolVar(&policy.OpenerEvidenceNone, "allow-openers-without-evidence", true, "openers may be answered without evidence")
+	f.Uint8Var(&witnessQuorum, "witness-quorum", 0, "witnesses that must have seen a log before anybody believes it (default: all)")
+	policyFlags(c, &policy)
 	must(c.MarkFlagRequired("name"))
 	return c
 }
@@ -249,12 +310,16 @@ func (a *app) joinCommand() *cobra.Command {
 			if err != nil {
 				return &usageError{fmt.Errorf("the organisation's id: %w", err)}
 			}
-			h := &home.Home{Organisation: organisation, Server: server}
-			if err := h.Save(a.home); err != nil {
+			if err := errors.Join(checkURL(server), unpinned(a.home, organisation)); err != nil {
 				return err
 			}
-			s, err := a.open(cmd.Context(), nil)
+			h := &home.Home{Organisation: organisation, Server: server}
+			// Only a server that shows this organisation's log is worth keeping.
+			s, err := openHome(cmd.Context(), a.home, h, nil)
 			if err != nil {
+				return err
+			}
+			if err := h.Save(a.home); err != nil {
 				return err
 			}
 			return a.print(h, "pinned organisation %s, control log at %d leaves", organisation.Short(), s.replica.Size())
@@ -337,11 +402,7 @@ func (a *app) keyCommand() *cobra.Command {
 		Short: "Open a distributed key generation among the keyholders",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			officers, err := a.signers(keys)
-			if err != nil {
-				return err
-			}
-			s, err := a.open(cmd.Context(), httpsig.SSH(officers[0]))
+			s, officers, err := a.asOfficers(cmd, keys)
 			if err != nil {
 				return err
 			}
@@ -371,7 +432,7 @@ func (a *app) keyCommand() *cobra.Command {
 				if yes {
 					return true
 				}
-				ok, err := a.confirm("sign " + summary + "?")
+				ok, err := a.confirm(cmd.Context(), "sign "+summary+"?")
 				asked = errors.Join(asked, err)
 				return ok && err == nil
 			}
@@ -416,47 +477,7 @@ func (a *app) keyCommand() *cobra.Command {
 		},
 	}
 	keyFlag(canary, &officer)
-	c.AddCommand(create, generate, sign, canary)
-	return c
-}
-
-func (a *app) peopleCommand() *cobra.Command {
-	c := &cobra.Command{Use: "people", Short: "Officers, approvers, reviewers and auditors"}
-	var keys []string
-	var remove bool
-	change := &cobra.Command{
-		Use:   "role ROLE PUBLIC-KEY-FILE",
-		Short: "Give a person a role, or take it with --remove",
-		Args:  cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			officers, err := a.signers(keys)
-			if err != nil {
-				return err
-			}
-			s, err := a.open(cmd.Context(), httpsig.SSH(officers[0]))
-			if err != nil {
-				return err
-			}
-			people, err := readPeople(args[1:], map[string]codec.ID{})
-			if err != nil {
-				return err
-			}
-			body := &control.RoleChange{Nonce: codec.NewID(), Role: control.Role(args[0]), Person: people[0], Remove: remove}
-			s.replica.Read(func(st *control.State) {
-				if known, ok := st.Credential(sshsig.Credential(body.Person.Credential).ID()); ok {
-					body.Person.Member = known.Member
-				}
-			})
-			done, _, err := ceremony.Submit(cmd.Context(), s.server, rand.Reader, s.home.Organisation, body, officers...)
-			if err != nil {
-				return err
-			}
-			return a.print(done, "%s: leaf %d %s", args[0], done.Index, done.Missing)
-		},
-	}
-	keysFlag(change, &keys)
-	change.Flags().BoolVar(&remove, "remove", false, "take the role")
-	c.AddCommand(change)
+	c.AddCommand(create, generate, sign, canary, a.destroyCommand())
 	return c
 }
 
@@ -499,13 +520,16 @@ func (a *app) memberCommand() *cobra.Command {
 		Short: "Invite members: each gets a file that enrols one device",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			officers, err := a.signers(keys)
+			if days < 1 {
+				return &usageError{fmt.Errorf("--days %d: want at least 1", days)}
+			}
+			s, officers, err := a.asOfficers(cmd, keys)
 			if err != nil {
 				return err
 			}
-			s, err := a.open(cmd.Context(), httpsig.SSH(officers[0]))
-			if err != nil {
-				return err
+			// The invitations can't be made a second time.
+			if err := os.MkdirAll(out, 0o700); err != nil {
+				return fmt.Errorf("couldn't make the folder of the invitations: %w", err)
 			}
 			expiry := time.Now().Add(time.Duration(days) * 24 * time.Hour)
 			invites, err := ceremony.InviteMembers(cmd.Context(), s.server, s.server, rand.Reader, s.home.Organisation, s.home.Server, args, expiry, officers, nil)

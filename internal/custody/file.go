@@ -98,6 +98,12 @@ type monthState struct {
 	Seed [mlkem.SeedSize]byte
 }
 
+// Made reports whether a directory is a holder's, made by Create.
+func Made(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, fileName))
+	return err == nil
+}
+
 // Create makes a holder of a role in a directory, which it creates where
 // missing, and returns what the genesis leaf says of it. It returns
 // fs.ErrExist, wrapped, where the directory has a holder.
