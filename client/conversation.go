@@ -230,8 +230,20 @@ func (d *Device) members(roster manifest.Roster) []codec.ID {
 	return slices.Compact(ids)
 }
 
-// devices returns the live devices of members, but for this one.
-func (d *Device) devices(members []codec.ID) (out []codec.Hash, err error) {
+// devices returns the live devices of members, but for this one. A member who
+// has none may have enrolled since the control log was read.
+func (d *Device) devices(ctx context.Context, members []codec.ID) ([]codec.Hash, error) {
+	out, err := d.known(members)
+	if err == nil {
+		return out, nil
+	}
+	if readErr := d.refresh(ctx); readErr != nil {
+		return nil, errors.Join(err, readErr)
+	}
+	return d.known(members)
+}
+
+func (d *Device) known(members []codec.ID) (out []codec.Hash, err error) {
 	d.cfg.Replica.Read(func(s *control.State) {
 		for _, m := range members {
 			found := m == d.self.Member
@@ -287,7 +299,7 @@ func (d *Device) Create(ctx context.Context, name string, members []codec.ID) (c
 	if len(name) > 1024 {
 		return codec.ID{}, fmt.Errorf("conversation's name of %d bytes: %w", len(name), codec.ErrSize)
 	}
-	wanted, err := d.devices(append(slices.Clone(members), d.self.Member))
+	wanted, err := d.devices(ctx, append(slices.Clone(members), d.self.Member))
 	if err != nil {
 		return codec.ID{}, err
 	}
@@ -341,7 +353,7 @@ func (d *Device) changeMembers(ctx context.Context, id codec.ID, add, remove []c
 	if err != nil {
 		return err
 	}
-	devices, err := d.devices(add)
+	devices, err := d.devices(ctx, add)
 	if err != nil {
 		return err
 	}
@@ -402,9 +414,15 @@ func (d *Device) ready(ctx context.Context) error {
 	if d.cfg.Replica.Size() > 0 {
 		return nil
 	}
+	return d.refresh(ctx)
+}
+
+// refresh reads the control log as far as it is witnessed.
+func (d *Device) refresh(ctx context.Context) error {
 	if err := d.cfg.Replica.Sync(ctx, d.server); err != nil {
 		return fmt.Errorf("couldn't read the control log: %w", err)
 	}
+	d.refreshed = d.cfg.Now()
 	return nil
 }
 

@@ -25,9 +25,10 @@ import (
 const (
 	fileName = "device.db"
 	// defaultStock is how many KeyPackages a device keeps at the server.
-	defaultStock = 20
-	maxUpload    = 100 // KeyPackages in one request
-	ackInterval  = time.Minute
+	defaultStock    = 20
+	maxUpload       = 100 // KeyPackages in one request
+	ackInterval     = time.Minute
+	refreshInterval = time.Minute // between readings of the control log that nothing else calls for
 	// overdue is when a receipted leaf that no witnessed checkpoint covers
 	// convicts the server.
 	overdue = 24 * time.Hour
@@ -173,6 +174,7 @@ type Device struct {
 	list          []codec.ID
 	conversations map[codec.ID]*conversation
 	waiting       []waiting
+	refreshed     time.Time       // when this device last read the control log
 	changed       map[string]bool // buckets of one value each that have to be written
 	staged        map[[2]string][]byte
 	closed        bool

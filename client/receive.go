@@ -145,6 +145,12 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 	if err := d.restock(ctx); err != nil {
 		return err
 	}
+	// In a quiet conversation no receipt tells of a revocation.
+	if d.cfg.Now().Sub(d.refreshed) >= refreshInterval {
+		if err := d.refresh(ctx); err != nil {
+			return err
+		}
+	}
 	if err := d.tend(ctx); err != nil {
 		return err
 	}
