@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -99,28 +100,45 @@ func list(ctx context.Context, fuzz time.Duration) ([]part, error) {
 		{"kill loops", []string{"go", "test", "./internal/demo", "-run", "Kill", "-v", "-timeout", "24h"}, grown, logged},
 		{"tamper table", []string{"go", "test", "./internal/demo", "./verify", "-run", "Tamper", "-v", "-timeout", "24h"}, grown, logged},
 	}...)
-	out, err := exec.CommandContext(ctx, "go", "list", "./...").Output()
+	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.ImportPath}} {{.Dir}}", "./...").Output()
 	if err != nil {
 		return nil, fmt.Errorf("couldn't list the packages: %w", err)
 	}
-	for _, pkg := range strings.Fields(string(out)) {
-		out, err := exec.CommandContext(ctx, "go", "test", "-list", "^Fuzz", pkg).Output()
+	for line := range strings.Lines(string(out)) {
+		pkg, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
+		targets, err := fuzzTargets(dir)
 		if err != nil {
-			return nil, fmt.Errorf("couldn't list the fuzz targets of %s: %w", pkg, err)
+			return nil, err
 		}
-		for _, target := range strings.Fields(string(out)) {
-			if strings.HasPrefix(target, "Fuzz") {
-				parts = append(parts, part{
-					name: strings.TrimPrefix(pkg, "chancery/") + " " + target,
-					command: []string{
-						"go", "test", pkg, "-run", "^$", "-fuzz", "^" + target + "$", "-fuzztime", fuzz.String(), "-fuzzminimizetime", "1x",
-					},
-					keep: regexp.MustCompile(`^fuzz: elapsed: .*execs: (\d+).*$`),
-				})
-			}
+		for _, target := range targets {
+			parts = append(parts, part{
+				name: strings.TrimPrefix(pkg, "chancery/") + " " + target,
+				command: []string{
+					"go", "test", pkg, "-run", "^$", "-fuzz", "^" + target + "$", "-fuzztime", fuzz.String(), "-fuzzminimizetime", "1x",
+				},
+				keep: regexp.MustCompile(`^fuzz: elapsed: .*execs: (\d+).*$`),
+			})
 		}
 	}
 	return parts, nil
+}
+
+func fuzzTargets(dir string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return nil, fmt.Errorf("couldn't look for fuzz targets: %w", err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^func (Fuzz\w+)\(`).FindAllSubmatch(data, -1) {
+			out = append(out, string(m[1]))
+		}
+	}
+	return out, nil
 }
 
 func (p part) run(ctx context.Context) result {
