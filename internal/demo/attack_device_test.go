@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"crypto/elliptic"
 	"crypto/rand"
 	"errors"
 	"math/big"
@@ -215,13 +216,19 @@ func shift(t *testing.T, e []byte) (shifted, k []byte) {
 	return E.Add(E, kG).Bytes(), k
 }
 
-// plus adds k times a challenge of 1 to a proof's response: what would prove
-// E + kG if challenges were left out of it.
-func plus(t *testing.T, proof envelope.Proof, k []byte) envelope.Proof {
+// moved adds k times the victim's challenge to the victim's response: what would
+// prove E + kG if the challenge covered neither E nor the core.
+func moved(t *testing.T, victim *piece, k []byte) envelope.Proof {
 	t.Helper()
-	order, _ := new(big.Int).SetString("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551", 16)
-	z := new(big.Int).SetBytes(proof[32:])
-	z.Add(z, new(big.Int).SetBytes(k)).Mod(z, order).FillBytes(proof[32:])
+	proof := victim.Proof
+	R, err := nistec.NewP256Point().SetBytes(append([]byte{2}, proof[:32]...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	core := victim.CoreHash()
+	challenge := codec.Sum("pok", victim.E(), R.Bytes(), core[:])
+	z := new(big.Int).Mul(new(big.Int).SetBytes(challenge[:]), new(big.Int).SetBytes(k))
+	z.Add(z, new(big.Int).SetBytes(proof[32:])).Mod(z, elliptic.P256().Params().N).FillBytes(proof[32:])
 	return proof
 }
 
@@ -239,7 +246,7 @@ func TestMaliciousDevice(t *testing.T) {
 	// What the device can show for an encapsulation that isn't its own: its own
 	// proof, the victim's, and the victim's moved.
 	proofs := func(d *draft) map[string]envelope.Proof {
-		return map[string]envelope.Proof{"own": d.Proof, "victim's": victim.Proof, "moved": plus(t, victim.Proof, k)}
+		return map[string]envelope.Proof{"own": d.Proof, "victim's": victim.Proof, "moved": moved(t, &victim, k)}
 	}
 	for name, enc := range map[string][]byte{
 		"copied encapsulation":            victim.Enc,
@@ -464,7 +471,7 @@ func TestServerAndDeviceTogether(t *testing.T) {
 		"copied encapsulation":  victim.Enc,
 		"shifted encapsulation": append(slices.Clone(victim.MLKEMCiphertext()), shifted...),
 	} {
-		for n, proof := range []envelope.Proof{{}, victim.Proof, plus(t, victim.Proof, k)} {
+		for n, proof := range []envelope.Proof{{}, victim.Proof, moved(t, &victim, k)} {
 			d := r.seal(envelope.KindRecord, "nothing to see here")
 			d.swap(t, enc)
 			if n > 0 {

@@ -113,6 +113,42 @@ func (s *stage) controlCheckpoint(t *testing.T) []byte {
 	return raw
 }
 
+// serveLog lets the server serve the control log with another entry at its end,
+// which every witness has signed.
+func (m *maliciousServer) serveLog(t *testing.T, s *stage, entry []byte) {
+	t.Helper()
+	entries, _ := s.replica.Entries()
+	entries = append(entries, entry)
+	var edge ledger.Edge
+	for _, e := range entries {
+		if _, err := edge.Append(nil, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkpoint := s.conspire(t, ledger.Checkpoint{
+		Origin: ledger.Origin(s.home.Organisation, ledger.ControlLog), Size: edge.Size(), Root: tlog.Hash(edge.Root()),
+	}, s.serverKeys(t).Control)
+	prefix := wire.PathLogs + string(ledger.ControlLog) + "/"
+	m.tamper(func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
+		if r.URL.Path == controlCheckpoint {
+			w.Write(checkpoint) // whoever doesn't get it asks again
+			return true
+		}
+		path, ok := strings.CutPrefix(r.URL.Path, prefix)
+		tile, err := ledger.ParsePath(path)
+		if !ok || err != nil || tile.L != ledger.EntryLevel {
+			return false
+		}
+		from := tile.N * ledger.TileWidth
+		bundle, err := ledger.EncodeBundle(entries[from:min(from+int64(tile.W), int64(len(entries)))])
+		if err != nil {
+			return false
+		}
+		w.Write(bundle)
+		return true
+	}, nil)
+}
+
 // TestMaliciousServer puts a server that lies about the control log before one
 // keyholder and one guard. They answer under no lie, and under all of it again
 // once the lie is over.
@@ -215,6 +251,48 @@ func TestMaliciousServer(t *testing.T) {
 		refused(t, want{code: request.CodeStale, reason: ledger.ErrEntries.Error()})
 		if altered.Load() == 0 {
 			t.Error("nothing was altered")
+		}
+		synced(t)
+	})
+	t.Run("leaves that nobody may sign", func(t *testing.T) {
+		reviewer := s.genesis().Reviewers[0]
+		s.logged(t, &control.RoleChange{Nonce: codec.NewID(), Role: control.RoleApprover, Person: reviewer}, bySSH(s.officer[0]), bySSH(s.officer[1]))
+		var policy codec.Hash
+		s.replica.Read(func(st *control.State) { policy = st.Policy().Hash })
+		own := codec.NewPrivateKey()
+		weak := s.genesis().Policy
+		weak.Version, weak.Approvals = weak.Version+1, 1
+		for name, forged := range map[string]struct {
+			body   control.Body
+			by     func(*control.Statement) (control.Signature, error)
+			reason string
+		}{
+			"the requester's approval": {
+				&control.Approval{Nonce: codec.NewID(), Request: h, Decision: control.Approve, Role: control.RoleApprover, Policy: policy},
+				bySSH(s.reviewer), "the requester never approves",
+			},
+			"an approval by the server": {
+				&control.Approval{Nonce: codec.NewID(), Request: h, Decision: control.Approve, Role: control.RoleApprover, Policy: policy},
+				byKey(own), control.ErrUnauthorised.Error(),
+			},
+			"an opener of the server's": {
+				&control.Opener{Request: h, Sign: own.PublicKey(), Encrypt: i.decrypt.PublicKey().Bytes(), Evidence: control.EvidenceNone},
+				byKey(own), "an opener without evidence needs the requester's signature",
+			},
+			"a policy of one officer's": {&weak, bySSH(s.officer[0]), control.ErrUnauthorised.Error()},
+		} {
+			t.Run(name, func(t *testing.T) {
+				statement, _, err := control.NewStatement(rand.Reader, s.home.Organisation, forged.body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				signature, err := forged.by(statement)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.serveLog(t, s, control.NewLeaf(statement, time.Now().UnixMilli(), []control.Signature{signature}).Encode())
+				refused(t, want{code: request.CodeStale, reason: forged.reason})
+			})
 		}
 		synced(t)
 	})
