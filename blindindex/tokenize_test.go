@@ -2,6 +2,7 @@ package blindindex
 
 import (
 	"bufio"
+	"chancery/internal/testenv"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -87,9 +88,9 @@ func TestCorpora(t *testing.T) {
 // eachText calls f with the text of each message of a corpus.
 func eachText(t testing.TB, name string, f func(string)) {
 	t.Helper()
-	file, err := os.Open(filepath.Join("../../shared/data/corpus", name))
+	file, err := os.Open(testenv.Data(t, "corpus", name))
 	if err != nil {
-		t.Skipf("no corpus here: %v", err)
+		t.Fatal(err)
 	}
 	defer file.Close()
 	lines := bufio.NewScanner(file)

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"chancery/internal/testenv"
 	"encoding/json"
 	"io/fs"
 	"math/bits"
@@ -106,10 +107,7 @@ func (v vector) check(kind string) error {
 }
 
 func TestVectorsRFC6962(t *testing.T) {
-	root := filepath.Join(vectorDir, "merkle-rfc6962")
-	if _, err := os.Stat(root); err != nil {
-		t.Skipf("vectors are missing: %v", err)
-	}
+	root := testenv.Data(t, "vectors", "tlog", "merkle-rfc6962")
 	for kind, want := range map[string]int{"inclusion": 98, "consistency": 98, "subtreeinclusion": 204, "subtreeconsistency": 118} {
 		passed, total := 0, 0
 		err := filepath.WalkDir(filepath.Join(root, kind), func(path string, d fs.DirEntry, err error) error {
@@ -145,9 +143,9 @@ func TestVectorsRFC6962(t *testing.T) {
 // fenced returns the fenced blocks of a Markdown file.
 func fenced(t *testing.T, name string) []string {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(vectorDir, name))
+	data, err := os.ReadFile(testenv.Data(t, "vectors", "tlog", name))
 	if err != nil {
-		t.Skipf("vectors are missing: %v", err)
+		t.Fatal(err)
 	}
 	var blocks []string
 	for i, b := range strings.Split(string(data), "```\n") {

@@ -11,7 +11,9 @@ import (
 	"testing"
 )
 
-func missing(t testing.TB, format string, args ...any) {
+// Missing skips a test for want of something, or fails it where nothing may be
+// missing.
+func Missing(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("CHANCERY_REQUIRE") != "" {
 		t.Fatalf(format, args...)
@@ -24,7 +26,7 @@ func Program(t testing.TB, name, from string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		missing(t, "%s is not installed (%s)", name, from)
+		Missing(t, "%s is not installed (%s)", name, from)
 	}
 	return path
 }
@@ -41,7 +43,7 @@ func Data(t testing.TB, elem ...string) string {
 	t.Helper()
 	path := filepath.Join(append([]string{Root(), "..", "shared", "data"}, elem...)...)
 	if _, err := os.Stat(path); err != nil {
-		missing(t, "test data %s is not there", filepath.Join(elem...))
+		Missing(t, "test data %s is not there", filepath.Join(elem...))
 	}
 	return path
 }

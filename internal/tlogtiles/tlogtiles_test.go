@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"chancery/codec"
+	"chancery/internal/testenv"
 	"chancery/ledger"
 
 	"golang.org/x/mod/sumdb/note"
@@ -374,7 +375,7 @@ func TestTesseraFsck(t *testing.T) {
 	if bin == "" {
 		var err error
 		if bin, err = exec.LookPath("fsck"); err != nil || !isTessera(bin) {
-			t.Skip("Tessera's fsck is missing: GOBIN=DIR go install github.com/transparency-dev/tessera/cmd/fsck@v1.0.4, then CHANCERY_FSCK=DIR/fsck")
+			testenv.Missing(t, "Tessera's fsck is missing: GOBIN=DIR go install github.com/transparency-dev/tessera/cmd/fsck@v1.0.4, then CHANCERY_FSCK=DIR/fsck")
 		}
 	}
 	for _, size := range []int{1, 256, 600, 70_000} {
