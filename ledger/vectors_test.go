@@ -14,7 +14,6 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-
 // vector has the fields of all four kinds of github.com/transparency-dev/merkle
 // test data.
 type vector struct {
