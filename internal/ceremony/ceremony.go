@@ -106,6 +106,7 @@ type Signed struct {
 	Hash    codec.Hash
 	Summary string // in words, for the person who signed
 	Logged  bool
+	Index   int64 // of its leaf, or control.Never
 	Missing string
 }
 

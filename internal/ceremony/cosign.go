@@ -50,7 +50,7 @@ func CoSign(ctx context.Context, server Server, state func(func(*control.State))
 		if err != nil {
 			return out, fmt.Errorf("couldn't sign the %s: %w", statement.Kind, err)
 		}
-		out = append(out, Signed{Kind: statement.Kind, Hash: done.Hash, Summary: summary, Logged: done.Index >= 0, Missing: done.Missing})
+		out = append(out, Signed{Kind: statement.Kind, Hash: done.Hash, Summary: summary, Logged: done.Index >= 0, Index: done.Index, Missing: done.Missing})
 	}
 	return out, nil
 }

@@ -118,9 +118,9 @@ func hints(err error) []string {
 	}
 	var usage *usageError
 	switch {
+	case len(out) > 0:
 	case errors.As(err, &usage):
 		out = append(out, "add --help for what the command takes")
-	case len(out) > 0:
 	case errors.Is(err, syscall.EADDRINUSE):
 		out = append(out, "another program listens there: stop it, or name another address with --listen")
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, remote.ErrUnavailable):
@@ -133,6 +133,8 @@ func hints(err error) []string {
 		out = append(out, "it runs already: one folder serves one process")
 	case errors.Is(err, client.ErrNoConversation):
 		out = append(out, "`chancery conversation list` shows this device's conversations")
+	case errors.Is(err, directory.ErrNotFounded):
+		out = append(out, "officers found it with `chancery init`")
 	case errors.Is(err, directory.ErrFounded):
 		out = append(out, "a server's folder is one organisation's: use another --server-dir")
 	case errors.Is(err, home.ErrNone):
@@ -209,7 +211,7 @@ func wrapArgs(c *cobra.Command) {
 	c.Args = func(c *cobra.Command, args []string) error {
 		if check(c, args) != nil {
 			_, arguments, _ := strings.Cut(c.Use, " ")
-			return &usageError{fmt.Errorf("want `%s`, got %d arguments", strings.TrimSpace(c.CommandPath()+" "+arguments), len(args))}
+			return &usageError{fmt.Errorf("want `%s`, and not %d arguments", strings.TrimSpace(c.CommandPath()+" "+arguments), len(args))}
 		}
 		if err := c.ValidateRequiredFlags(); err != nil {
 			return &usageError{err}
@@ -224,6 +226,7 @@ func groupOnly(c *cobra.Command, args []string) error {
 		return c.Help()
 	}
 	err := &usageError{fmt.Errorf("%s has no command %q", c.CommandPath(), args[0])}
+	c.SuggestionsMinimumDistance = 2 // letters mistyped, cobra's own default for what it finds itself
 	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 		return hint(err, "did you mean `%s %s`?", c.CommandPath(), near[0])
 	}

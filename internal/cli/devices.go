@@ -111,7 +111,7 @@ func (a *app) deviceCommand() *cobra.Command {
 			}
 			i, err := ceremony.ParseInvite(data)
 			if err != nil {
-				return err
+				return hint(err, "an officer's `chancery member add` writes such files")
 			}
 			invitation, err := i.Key()
 			if err != nil {

@@ -28,10 +28,10 @@ import (
 
 func readRequestFile(path string) (*home.Request, *request.Details, error) {
 	f, d, err := home.ReadRequest(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return nil, nil, hint(err, "the requester has the file: `chancery search` and `chancery request` write it")
 	}
-	return f, d, err
+	return f, d, nil
 }
 
 // desk connects a person, with the holders to hand things to.

@@ -47,9 +47,9 @@ func (a *app) submit(cmd *cobra.Command, s *session, body control.Body, officers
 	text := fmt.Sprintf(format, args...)
 	if done.Index < 0 {
 		if next == "" {
-			next = "it waits for other officers, who run `chancery key sign`"
+			next = "it holds once other officers have signed: they run `chancery key sign`"
 		}
-		return a.print(done, "%s: not yet\n%s", text, next)
+		return a.print(done, "signed, and not on the log yet: %s\n%s", text, next)
 	}
 	if err := matters.Await(ctx, s.replica, s.server, done.Index); err != nil {
 		return err
@@ -320,7 +320,7 @@ none while a hold covers a day of the key. It can't be undone.`,
 				}
 			}
 			return a.submit(cmd, s, &control.Destruction{Month: m.Hash, Reason: reason, Authority: authority}, officers,
-				"it waits for officers, who run `chancery key sign`, and guards, who sign by themselves once no hold covers it;\n`chancery status` then shows it destroyed",
+				"it holds once a quorum of officers has signed, who run `chancery key sign`, and the guards, by themselves, once no hold covers it;\n`chancery status` then shows it destroyed",
 				"destruction of the key of %s", name)
 		},
 	}

@@ -26,6 +26,7 @@ import (
 	"chancery/internal/ceremony"
 	"chancery/internal/home"
 	"chancery/internal/httpsig"
+	"chancery/internal/matters"
 	"chancery/internal/wire"
 	"chancery/ledger"
 	"chancery/sshsig"
@@ -420,7 +421,7 @@ func (a *app) keyCommand() *cobra.Command {
 	var yes bool
 	sign := &cobra.Command{
 		Use:   "sign",
-		Short: "Look at the epochs, months and destructions that wait for signatures, and sign",
+		Short: "Look at what waits for signatures of your role, and sign: keys, rules, roles, releases, destructions",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, key, err := a.asPerson(cmd, path)
@@ -439,6 +440,13 @@ func (a *app) keyCommand() *cobra.Command {
 			signed, err := ceremony.CoSign(cmd.Context(), s.server, s.replica.Read, key, confirm)
 			if err := errors.Join(err, asked); err != nil {
 				return err
+			}
+			ctx, cancel := deadline(cmd)
+			defer cancel()
+			for _, x := range signed {
+				if err := matters.Await(ctx, s.replica, s.server, x.Index); err != nil {
+					return err
+				}
 			}
 			if a.json {
 				return json.NewEncoder(a.out).Encode(signed)

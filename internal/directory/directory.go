@@ -50,6 +50,8 @@ var (
 	// ErrOpening means that a sealed statement came without its opening, or with
 	// another's.
 	ErrOpening = errors.New("a sealed statement needs its opening")
+	// ErrNotFounded means that the organisation has no genesis leaf yet.
+	ErrNotFounded = errors.New("the organisation is not founded yet")
 	// ErrFounded means that the organisation has its genesis leaf.
 	ErrFounded = errors.New("the organisation is founded")
 )
@@ -117,7 +119,7 @@ func Open(ctx context.Context, cfg Config) (*Directory, error) {
 func (d *Directory) load(ctx context.Context) error {
 	size := d.Store.Size(ledger.ControlLog)
 	if size == 0 {
-		return errors.New("the organisation is not founded yet")
+		return ErrNotFounded
 	}
 	entries, err := d.Store.Entries(ctx, ledger.ControlLog, 0, size)
 	if err != nil {
