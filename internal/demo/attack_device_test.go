@@ -343,6 +343,8 @@ func TestMaliciousDevice(t *testing.T) {
 		}
 		s.untouched(t, h)
 	})
+	// A member can do this to every request that covers a conversation of theirs:
+	// holders answer no partial batch, and the opener leaves nothing out.
 	t.Run("no guard opens what it could not, says the opener", func(t *testing.T) {
 		s.stopped(t, h, "no guard answered", "guard-1: refused (envelope)", "guard-2: refused (envelope)", envelope.ErrTag.Error())
 		s.uses(t, h) // and no last word is on the log
@@ -510,5 +512,10 @@ func TestServerAndDeviceTogether(t *testing.T) {
 	i.t = t
 	for _, x := range s.holders() {
 		i.answered(x, i.query(x.guard, x.index, []piece{honest}, from, nil))
+	}
+	// And so they notice that the server's own is another.
+	i.log = nil
+	for _, x := range s.holders() {
+		i.refused(x, i.query(x.guard, x.index, from.records[:1], from, nil), want{code: request.CodeStale, reason: "messages log: "})
 	}
 }

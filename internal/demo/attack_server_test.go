@@ -310,6 +310,13 @@ func TestMaliciousServer(t *testing.T) {
 			return codec.Encode(slices.DeleteFunc(openings, func(o wire.Opening) bool { return o.Index >= from }))
 		})
 		s.placeHold(t)
+		// A guard signs no destruction meanwhile, whatever month it is of.
+		last := s.month(t, control.MonthOf(envelope.DayOf(time.Now()))+3)
+		s.destroy(t, last)
+		s.unwilling(t, s.holders()[len(keyholders)], "a sealed leaf has no opening, and counts as a hold on everything")
+		if s.destroyed(t, last) {
+			t.Error("the month's key is destroyed")
+		}
 		refused(t, want{code: request.CodeUnopened, reason: "1 sealed leaves lack their opening"})
 	})
 	t.Run("messages checkpoint", func(t *testing.T) {
@@ -511,33 +518,7 @@ func (s *stage) hiddenHold(t *testing.T, desk *matters.Desk) {
 		t.Fatal(err)
 	}
 	now := control.MonthOf(envelope.DayOf(time.Now()))
-	month := func(n uint32) (h codec.Hash) {
-		t.Helper()
-		s.replica.Read(func(st *control.State) {
-			for _, m := range st.Months() {
-				if m.Month.Month == n {
-					h = m.Hash
-				}
-			}
-		})
-		if h.IsZero() {
-			t.Fatalf("no key for month %d", n)
-		}
-		return h
-	}
-	destroyed := func(h codec.Hash) bool {
-		t.Helper()
-		if err := s.replica.Sync(ctx, s.server); err != nil {
-			t.Fatal(err)
-		}
-		out := false
-		s.replica.Read(func(st *control.State) {
-			m, _ := st.Month(h)
-			out = m.Destroyed != control.Never
-		})
-		return out
-	}
-	held, free := month(now+2), month(now+3)
+	held, free := s.month(t, now+2), s.month(t, now+3)
 	day := envelope.DayOf(time.Date(1970, time.Month(now+2+1), 15, 0, 0, 0, 0, time.UTC))
 	hold, err := desk.PlaceHold(ctx, file.Matter, ids, day, day, "keep it")
 	if err != nil {
@@ -548,42 +529,77 @@ func (s *stage) hiddenHold(t *testing.T, desk *matters.Desk) {
 			t.Error("the server logged it: the test shows nothing")
 		}
 	})
-	destroy := func(h codec.Hash) {
-		t.Helper()
-		if _, err := s.submit(ctx, &control.Destruction{Month: h, Reason: "over", Authority: "officers"}, bySSH(s.officer[0]), bySSH(s.officer[1])); err != nil {
-			t.Fatal(err)
-		}
-	}
-	destroy(held)
+	s.destroy(t, held)
 	for _, x := range s.holders()[len(keyholders):] {
-		for {
-			status, err := remote.NewHolder(x.url, nil, nil).Status(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if strings.Contains(status.Problem, "a hold that was handed over covers it") {
-				break
-			}
-			if destroyed(held) {
-				t.Fatal("the key of a held month is destroyed")
-			}
-			select {
-			case <-ctx.Done():
-				t.Fatalf("%s says %q", x.Name, status.Problem)
-			case <-time.After(50 * time.Millisecond):
-			}
-		}
+		s.unwilling(t, x, "a hold that was handed over covers it")
 	}
 	// A month that the hold doesn't cover goes, by the same officers' word.
-	destroy(free)
-	for !destroyed(free) {
+	s.destroy(t, free)
+	for !s.destroyed(t, free) {
 		select {
 		case <-ctx.Done():
 			t.Fatal("the guards sign nothing: the test shows nothing")
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	if destroyed(held) {
+	if s.destroyed(t, held) {
 		t.Error("the key of a held month is destroyed")
+	}
+}
+
+// month returns the escrow key of a month.
+func (s *stage) month(t *testing.T, n uint32) (h codec.Hash) {
+	t.Helper()
+	s.replica.Read(func(st *control.State) {
+		for _, m := range st.Months() {
+			if m.Month.Month == n {
+				h = m.Hash
+			}
+		}
+	})
+	if h.IsZero() {
+		t.Fatalf("no key for month %d", n)
+	}
+	return h
+}
+
+// destroy has the officers ask the guards to destroy a month's key.
+func (s *stage) destroy(t *testing.T, month codec.Hash) {
+	t.Helper()
+	_, err := s.submit(attackContext(t), &control.Destruction{Month: month, Reason: "over", Authority: "officers"}, bySSH(s.officer[0]), bySSH(s.officer[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *stage) destroyed(t *testing.T, month codec.Hash) (out bool) {
+	t.Helper()
+	if err := s.replica.Sync(attackContext(t), s.server); err != nil {
+		t.Fatal(err)
+	}
+	s.replica.Read(func(st *control.State) {
+		m, _ := st.Month(month)
+		out = m.Destroyed != control.Never
+	})
+	return out
+}
+
+// unwilling waits until a holder says what keeps it from its duty.
+func (s *stage) unwilling(t *testing.T, x holder, words string) {
+	t.Helper()
+	ctx := attackContext(t)
+	for {
+		status, err := remote.NewHolder(x.url, nil, nil).Status(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(status.Problem, words) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s says %q, want %q", x.Name, status.Problem, words)
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 }
