@@ -703,6 +703,14 @@ func (c *conversation) received(r *manifest.Receipt) {
 	c.changed = true
 }
 
+// except notes a position that isn't accepted, once: acknowledgements have them
+// in order, whatever is delivered again.
+func (c *conversation) except(position uint64) {
+	if i, ok := slices.BinarySearch(c.Exceptions, position); !ok {
+		c.Exceptions = slices.Insert(c.Exceptions, i, position)
+	}
+}
+
 // join enters a group by a Welcome.
 func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Commit, sum *Summary) error {
 	if old, err := d.conversation(body.Conversation); err == nil {

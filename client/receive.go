@@ -324,7 +324,8 @@ func (d *Device) message(ctx context.Context, it *wire.Delivery, sum *Summary) e
 		return d.except(body.Conversation, r)
 	case err != nil || r.Object != m.Hash() || body.Kind != manifest.LeafMessage || body.Conversation != m.Header.Conversation:
 		d.fault(sum, fmt.Sprintf("leaf %d: the manifest is not the one receipted", r.Index))
-		return nil
+		// The next acknowledgement must not say that this one was right.
+		return d.except(body.Conversation, r)
 	}
 	c, err := d.conversation(m.Header.Conversation)
 	if errors.Is(err, ErrNoConversation) {
@@ -364,14 +365,14 @@ func (d *Device) except(conversation codec.ID, r *manifest.Receipt) error {
 		return err
 	}
 	c.received(r)
-	c.Exceptions = append(c.Exceptions, r.Opening.Body.Position)
+	c.except(r.Opening.Body.Position)
 	return nil
 }
 
 func (d *Device) count(c *conversation, msg *stored, sum *Summary) {
 	n := d.counters()
 	if msg.Outcome != outcomeDelivered {
-		c.Exceptions = append(c.Exceptions, msg.Position)
+		c.except(msg.Position)
 	}
 	if msg.Problem != "" {
 		sum.Problems = append(sum.Problems, fmt.Sprintf("message at %d of %s: %s", msg.Position, c.ID, msg.Problem))
