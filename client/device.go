@@ -236,14 +236,15 @@ func create(cfg Config, e Enrolment) (*Device, error) {
 		}
 		submit.Signatures = append(submit.Signatures, sig)
 	}
-	store, err := state.Create(filepath.Join(e.Dir, fileName), e.Key)
-	if err != nil {
-		return nil, err
-	}
-	d := &Device{cfg: cfg, store: store, self: self{
+	d := &Device{cfg: cfg, self: self{
 		Organisation: organisation, Member: e.Member, Name: e.Name,
 		Seed: key.Seed(), Device: s.Hash(), Submit: codec.Encode(&submit),
 	}}
+	// The file is there with the key or not at all: nobody has heard of it yet.
+	d.store, err = state.Create(filepath.Join(e.Dir, fileName), e.Key, state.Value{Bucket: bucketSelf, Data: codec.Encode(&d.self)})
+	if err != nil {
+		return nil, err
+	}
 	return d, d.start()
 }
 
@@ -272,9 +273,8 @@ func load(cfg Config, dir string, key *[state.KeySize]byte) (*Device, error) {
 		return nil, err
 	}
 	if d.self.Device.IsZero() {
-		// It crashed between making the file and its first write.
 		store.Close()
-		return nil, fmt.Errorf("%s: %w: remove it and enrol anew", dir, ErrNotEnrolled)
+		return nil, fmt.Errorf("%s: %w: it is no device's", dir, state.ErrCorrupt)
 	}
 	if d.self.Organisation != cfg.Replica.Organisation() {
 		store.Close()
@@ -396,10 +396,6 @@ func (d *Device) counters() *Counters {
 func (d *Device) enrol(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.touch(bucketSelf)
-	if err := d.save(); err != nil { // the key, before anybody hears of it
-		return err
-	}
 	var submit wire.Submit
 	if err := codec.Decode(d.self.Submit, &submit); err != nil {
 		return fmt.Errorf("couldn't read the enrolment: %w", err)

@@ -59,36 +59,67 @@ type Store struct {
 	get, put, del *sql.Stmt
 }
 
-// Create makes a file at path, in a directory that exists. It returns ErrExist.
-func Create(path string, key *[KeySize]byte) (*Store, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return nil, fmt.Errorf("%s: %w", path, ErrExist)
-	}
+// Create makes a file at path, in a directory that exists, with its first values
+// in it. Killed meanwhile it leaves a file without values, which the next Create
+// completes. It returns ErrExist, wrapped, where there is a file with values.
+func Create(path string, key *[KeySize]byte, first ...Value) (*Store, error) {
+	// SQLite makes files as it likes; this gives it its mode.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't create the device state: %w", err)
 	}
 	f.Close()
 	s, err := open(path, key, func(db *sql.DB) error {
-		_, err := db.Exec(`CREATE TABLE kv (k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID; PRAGMA user_version = 1`)
+		if _, err := db.Exec(`BEGIN EXCLUSIVE; COMMIT`); err != nil {
+			return err
+		}
+		switch begun, err := begun(db); {
+		case err != nil:
+			return err
+		case begun:
+			return fmt.Errorf("%s: %w", path, ErrExist)
+		}
+		_, err := db.Exec(`CREATE TABLE IF NOT EXISTS kv (k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID; PRAGMA user_version = 1`)
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(err, os.Remove(path))
+		return nil, err
 	}
-	if err := s.Write([]Value{{Bucket: "check", Data: []byte{}}}); err != nil {
+	if err := s.Write(append([]Value{{Bucket: "check", Data: []byte{}}}, first...)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
+// begun reports whether a file holds anything: values, or what a newer program
+// made.
+func begun(db *sql.DB) (bool, error) {
+	var v, tables, values int
+	if err := db.QueryRow(`SELECT (SELECT user_version FROM pragma_user_version), (SELECT COUNT(*) FROM sqlite_master)`).Scan(&v, &tables); err != nil {
+		return false, err
+	}
+	if v > version || tables == 0 {
+		return v > version, nil
+	}
+	if err := db.QueryRow(`SELECT COUNT(*) FROM (SELECT 1 FROM kv LIMIT 1)`).Scan(&values); err != nil {
+		return false, err
+	}
+	return values > 0, nil
+}
+
 // Open opens the file at path. It returns ErrKey, ErrVersion, or os.ErrNotExist,
-// wrapped.
+// wrapped, also where Create was killed before it had written anything.
 func Open(path string, key *[KeySize]byte) (*Store, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("couldn't open the device state: %w", err)
 	}
 	s, err := open(path, key, func(db *sql.DB) error {
+		switch begun, err := begun(db); {
+		case err != nil:
+			return err
+		case !begun:
+			return fmt.Errorf("%s holds nothing: %w", path, os.ErrNotExist)
+		}
 		var v int
 		if err := db.QueryRow(`PRAGMA user_version`).Scan(&v); err != nil {
 			return err

@@ -123,6 +123,49 @@ func TestNewerVersion(t *testing.T) {
 	}
 }
 
+// A process that is killed while it makes the file leaves nothing in the way of
+// the next.
+func TestCreateGoesOn(t *testing.T) {
+	key, value := NewKey(), Value{"self", "", []byte("a key")}
+	for name, made := range map[string]string{
+		"file":    "",
+		"table":   `CREATE TABLE kv (k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID`,
+		"version": `CREATE TABLE kv (k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID; PRAGMA user_version = 1`,
+	} {
+		path := filepath.Join(t.TempDir(), "device.db")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		db, err := sql.Open("sqlite", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.Exec(made); err != nil {
+			t.Fatal(err)
+		}
+		db.Close()
+		if _, err := Open(path, key); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("killed after the %s: got %v, want that nothing is there", name, err)
+		}
+		s, err := Create(path, key, value)
+		if err != nil {
+			t.Errorf("killed after the %s: %v", name, err)
+			continue
+		}
+		s.Close()
+		if _, err := Create(path, key, Value{"self", "", []byte("another")}); !errors.Is(err, ErrExist) {
+			t.Errorf("got %v, want ErrExist", err)
+		}
+		if s, err = Open(path, key); err != nil {
+			t.Fatal(err)
+		}
+		if got, _, err := s.Get("self", ""); err != nil || string(got) != "a key" {
+			t.Errorf("got %q, %v", got, err)
+		}
+		s.Close()
+	}
+}
+
 func BenchmarkOpen(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "device.db")
 	key := NewKey()
