@@ -164,3 +164,39 @@ func checkCommand(t *testing.T, c *cobra.Command, path []string) {
 		t.Errorf("%s a b c d: exit %d, %q", c.CommandPath(), code, msg)
 	}
 }
+
+// TestInterrupted stops a command that waits for a server which never answers.
+func TestInterrupted(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		self, err := os.FindProcess(os.Getpid())
+		if err == nil {
+			err = self.Signal(os.Interrupt) // the command is under way, and listens for it
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		io.Copy(io.Discard, c)
+	}()
+	dir := t.TempDir()
+	pin := `{"organisation": "` + strings.Repeat("0", 63) + `1", "server": "http://` + l.Addr().String() + `"}`
+	if err := os.WriteFile(filepath.Join(dir, "chancery.json"), []byte(pin), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errOut strings.Builder
+	if code := Main([]string{"status", "--home", dir}, strings.NewReader(""), &out, &errOut); code != 1 || errOut.String() != "chancery: interrupted\n" {
+		t.Errorf("exit %d, %q", code, errOut.String())
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%d files are left, %v", len(entries), err)
+	}
+}

@@ -138,9 +138,13 @@ func (a *app) benchCommand() *cobra.Command {
 				return fmt.Errorf("couldn't make a folder: %w", err)
 			}
 			defer os.RemoveAll(dir)
+			progress := func(string) {}
+			if a.interactive() {
+				progress = func(name string) { fmt.Fprintf(a.err, "measuring %s\n", name) }
+			}
 			report, err := bench.Run(cmd.Context(), bench.Options{
 				Budget: budget, Dir: dir, Binary: self,
-				Progress: func(name string) { fmt.Fprintf(a.err, "measuring %s\n", name) },
+				Progress: progress,
 			})
 			if err != nil {
 				return err

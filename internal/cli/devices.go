@@ -373,7 +373,7 @@ func (a *app) conversationCommand() *cobra.Command {
 	}
 	lf.add(list)
 
-	change := func(use, short string, act func(cmd *cobra.Command, d *client.Device, id codec.ID, members []codec.ID) error) *cobra.Command {
+	change := func(use, done, short string, act func(cmd *cobra.Command, d *client.Device, id codec.ID, members []codec.ID) error) *cobra.Command {
 		var f deviceFlags
 		c := &cobra.Command{
 			Use: use + " CONVERSATION MEMBER...", Short: short, Args: cobra.MinimumNArgs(2),
@@ -401,17 +401,17 @@ func (a *app) conversationCommand() *cobra.Command {
 				if err := act(cmd, d, id, members); err != nil {
 					return err
 				}
-				return a.print(map[string]any{"conversation": id}, "done")
+				return a.print(map[string]any{"conversation": id}, "%s: %s", done, strings.Join(args[1:], ", "))
 			},
 		}
 		f.add(c)
 		return c
 	}
 	c.AddCommand(create, list,
-		change("add", "Add members", func(cmd *cobra.Command, d *client.Device, id codec.ID, m []codec.ID) error {
+		change("add", "added", "Add members to a conversation", func(cmd *cobra.Command, d *client.Device, id codec.ID, m []codec.ID) error {
 			return d.Add(cmd.Context(), id, m)
 		}),
-		change("remove", "Remove members", func(cmd *cobra.Command, d *client.Device, id codec.ID, m []codec.ID) error {
+		change("remove", "removed", "Remove members from a conversation", func(cmd *cobra.Command, d *client.Device, id codec.ID, m []codec.ID) error {
 			return d.Remove(cmd.Context(), id, m)
 		}))
 	return c
@@ -528,12 +528,15 @@ func (a *app) readCommand() *cobra.Command {
 					}
 				}
 			}
+			if len(all) == 0 && !a.json {
+				fmt.Fprintln(a.out, "this device is in no conversation")
+			}
 			if err := d.Acknowledge(cmd.Context()); err != nil {
 				return err
 			}
 			if n := d.Counters(); n.Mismatches > 0 {
 				return hint(fmt.Errorf("%d messages were archived otherwise than they were sent: they are not shown, and reported", n.Mismatches),
-					"docs/runbooks says what a mismatch report means")
+					"`chancery device problems` lists them; docs/runbooks says what a mismatch report means")
 			}
 			return nil
 		},
@@ -562,6 +565,6 @@ func (a *app) printEntry(enc *json.Encoder, e *client.Entry) error {
 	if e.Archived {
 		state = "archived"
 	}
-	_, err := fmt.Fprintf(a.out, "  %s  %s  %s: %s  [%s]\n", e.ID, e.Time.UTC().Format("01-02 15:04"), e.Sender, text, state)
+	_, err := fmt.Fprintf(a.out, "  %s  %s  %s: %s  [%s]\n", e.ID, e.Time.UTC().Format("2006-01-02 15:04"), e.Sender, text, state)
 	return err
 }

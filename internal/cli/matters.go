@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -124,7 +125,7 @@ func (a *app) matterCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printMatters(s, codec.ID{})
+			return a.printMatters(s, nil)
 		},
 	}
 	keyFlag(list, &listKey)
@@ -152,10 +153,11 @@ func (a *app) matterCommand() *cobra.Command {
 			if m.ID.IsZero() {
 				return hint(fmt.Errorf("the log has no matter %s", id), "`chancery matter list` shows the holds and requests of all matters")
 			}
-			if err := a.printDetails(&m); err != nil {
+			v, err := a.view(&m)
+			if err != nil {
 				return err
 			}
-			return a.printMatters(s, id)
+			return a.printMatters(s, v)
 		},
 	}
 	keyFlag(show, &showKey)
@@ -163,34 +165,53 @@ func (a *app) matterCommand() *cobra.Command {
 	return c
 }
 
-// printDetails shows what a matter is about, which only the folder of whoever
-// opened it knows, once it is what the log's leaf stands for.
-func (a *app) printDetails(m *control.MatterState) error {
-	if a.json {
-		return nil // the matter's holds and requests are the answer
-	}
+// matterView is what is known here of one matter.
+type matterView struct {
+	Matter     codec.ID `json:"matter"`
+	Title      string   `json:"title,omitempty"`
+	Purpose    string   `json:"purpose,omitempty"`
+	LegalBasis string   `json:"legal_basis,omitempty"`
+}
+
+// view reads what a matter is about, which only the folder of whoever opened it
+// knows, once it is what the log's leaf stands for.
+func (a *app) view(m *control.MatterState) (*matterView, error) {
+	v := &matterView{Matter: m.ID}
 	data, err := os.ReadFile(filepath.Join(a.home, "matters", m.ID.String()+".json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		_, err := fmt.Fprintf(a.out, "matter   %s\ntitle    in the home folder of whoever opened it\n", m.ID)
-		return err
+		return v, nil
 	}
 	if err != nil {
-		return fmt.Errorf("couldn't read the matter's details: %w", err)
+		return nil, fmt.Errorf("couldn't read the matter's details: %w", err)
 	}
 	var d request.Details
 	if err := json.Unmarshal(data, &d); err != nil {
-		return fmt.Errorf("couldn't read the matter's details: %w", err)
+		return nil, fmt.Errorf("couldn't read the matter's details: %w", err)
 	}
 	if d.Hash() != m.Details {
-		return errors.New("the details kept here are not those that the matter was opened with")
+		return nil, errors.New("the details kept here are not those that the matter was opened with")
 	}
-	_, err = fmt.Fprintf(a.out, "matter   %s\ntitle    %s\npurpose  %s\nbasis    %s\n", m.ID, d.Title, d.Purpose, d.LegalBasis)
-	return err
+	v.Title, v.Purpose, v.LegalBasis = d.Title, d.Purpose, d.LegalBasis
+	return v, nil
 }
 
-// printMatters shows holds and requests, of one matter or, where it is zero, of
+func (v *matterView) write(w io.Writer) {
+	title := v.Title
+	if title == "" {
+		title = "in the home folder of whoever opened it"
+	}
+	fmt.Fprintf(w, "matter   %s\ntitle    %s\n", v.Matter, title)
+	for _, row := range [][2]string{{"purpose", v.Purpose}, {"basis", v.LegalBasis}} {
+		if row[1] != "" {
+			fmt.Fprintf(w, "%-8s %s\n", row[0], row[1])
+		}
+	}
+}
+
+// printMatters shows holds and requests, of one matter or, where it is nil, of
 // all.
-func (a *app) printMatters(s *session, matter codec.ID) error {
+func (a *app) printMatters(s *session, one *matterView) error {
+	others := func(matter codec.ID) bool { return one != nil && matter != one.Matter }
 	type hold struct {
 		Hold         codec.Hash `json:"hold"`
 		Matter       codec.ID   `json:"matter"`
@@ -213,19 +234,20 @@ func (a *app) printMatters(s *session, matter codec.ID) error {
 		State      string     `json:"state"`
 	}
 	var out struct {
+		*matterView
 		Holds    []hold `json:"holds"`
 		Requests []req  `json:"requests"`
 	}
-	out.Holds, out.Requests = []hold{}, []req{}
+	out.matterView, out.Holds, out.Requests = one, []hold{}, []req{}
 	s.replica.Read(func(st *control.State) {
 		for _, h := range st.Holds() {
-			if !matter.IsZero() && h.Matter != matter {
+			if others(h.Matter) {
 				continue
 			}
 			out.Holds = append(out.Holds, hold{h.Hash, h.Matter, dateOf(h.FromDay), dateOf(h.ToDay), len(h.Custodians), len(h.Acknowledged)})
 		}
 		for _, r := range st.Requests() {
-			if !matter.IsZero() && r.Matter != matter {
+			if others(r.Matter) {
 				continue
 			}
 			state := "ready to open"
@@ -245,6 +267,9 @@ func (a *app) printMatters(s *session, matter codec.ID) error {
 	})
 	if a.json {
 		return json.NewEncoder(a.out).Encode(out)
+	}
+	if one != nil {
+		one.write(a.out)
 	}
 	for _, h := range out.Holds {
 		fmt.Fprintf(a.out, "hold     %s  %s to %s, %d custodians, acknowledged by %d devices\n", h.Hold.Short(), h.From, h.To, h.Custodians, h.Acknowledged)

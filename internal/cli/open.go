@@ -76,10 +76,16 @@ evidence yet. Keyholders and guards decide by themselves whether they answer it.
 	return c
 }
 
+// interactive reports whether standard error is a terminal, where progress is
+// shown.
+func (a *app) interactive() bool {
+	f, ok := a.err.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 // progress draws a line of progress where there is a terminal.
 func (a *app) progress() func(step string, done, total int) {
-	f, ok := a.err.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !a.interactive() {
 		return nil
 	}
 	return func(step string, done, total int) {
@@ -87,7 +93,7 @@ func (a *app) progress() func(step string, done, total int) {
 		if done == total {
 			end = "\n"
 		}
-		fmt.Fprintf(f, "\r\x1b[K%s %d of %d%s", step, done, total, end)
+		fmt.Fprintf(a.err, "\r\x1b[K%s %d of %d%s", step, done, total, end)
 	}
 }
 

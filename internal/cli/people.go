@@ -481,6 +481,9 @@ func (a *app) keyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(months) == 0 {
+				return a.print(map[string]any{"months": []codec.Hash{}}, "every month's key has its canary")
+			}
 			return a.print(map[string]any{"months": months}, "%d canaries released; keyholders and guards open them by themselves", len(months))
 		},
 	}
