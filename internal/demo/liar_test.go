@@ -13,6 +13,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,6 +33,7 @@ import (
 	"chancery/internal/keyholder"
 	"chancery/internal/wire"
 	"chancery/ledger"
+	"chancery/manifest"
 	"chancery/quorum"
 	"chancery/report"
 	"chancery/request"
@@ -178,6 +180,31 @@ func TestLiars(t *testing.T) {
 	a.connect()
 	a.hostDevices()
 	a.playAll(senderTamperings())
+	a.checkAcknowledged()
+}
+
+// checkAcknowledged makes sure that the recipient's acknowledgement says of
+// nothing that was changed or lied about that it was right.
+func (a *attack) checkAcknowledged() {
+	a.Helper()
+	var device codec.Hash
+	a.device(a.party[1], func(d *client.Device) {
+		device = d.Hash()
+		if err := d.Acknowledge(a.ctx); err != nil {
+			a.Error(err)
+		}
+	})
+	ack, err := manifest.ParseAck(a.blob(`SELECT ack FROM acks WHERE conversation = ? AND device = ?`, a.talk[:], device[:]))
+	if err != nil {
+		a.Fatal(err)
+	}
+	for _, i := range a.changed {
+		var position uint64
+		a.one(&position, `SELECT position FROM leaves WHERE idx = ?`, i)
+		if ack.Position >= position && !slices.Contains(ack.Exceptions, position) {
+			a.Errorf("the acknowledgement up to %d, but for %v, covers position %d, which was changed", ack.Position, ack.Exceptions, position)
+		}
+	}
 }
 
 // hostDevices hosts the scene's devices in this process: the one that played
@@ -271,7 +298,9 @@ func harmless(record []byte) []byte {
 func (a *attack) deceive(archive func(record []byte) []byte) (said string, proof []byte) {
 	a.Helper()
 	a.device(a.party[0], func(d *client.Device) { lie(d, archive) })
-	core := a.blob(`SELECT core FROM leaves WHERE idx = ?`, a.say("sell everything before noon"))
+	i := a.say("sell everything before noon")
+	a.changed = append(a.changed, i)
+	core := a.blob(`SELECT core FROM leaves WHERE idx = ?`, i)
 	a.device(a.party[0], func(d *client.Device) { lie(d, nil) })
 	sum := a.receive()
 	if sum.Mismatches != 1 || sum.Delivered != 0 {
@@ -344,14 +373,17 @@ func senderTamperings() []tampering {
 		return func(a *attack) string {
 			i := a.say("a message that is changed on its way")
 			where := fmt.Sprintf("idx = %d", i)
-			new := change(a, a.blob(`SELECT `+column+` FROM `+table+` WHERE `+where))
+			if column != "receipt" { // without a receipt it has no place that could be excepted
+				a.changed = append(a.changed, i)
+			}
+			changed := change(a, a.blob(`SELECT `+column+` FROM `+table+` WHERE `+where))
 			said := a.tampered(table, where, func() string {
 				sum := a.receive()
 				if sum.Delivered != 0 {
 					a.Errorf("%+v: want nothing delivered", sum)
 				}
 				return strings.Join(sum.Problems, "; ")
-			}, sq(`UPDATE `+table+` SET `+column+` = ? WHERE `+where, new))
+			}, sq(`UPDATE `+table+` SET `+column+` = ? WHERE `+where, changed))
 			return said
 		}
 	}

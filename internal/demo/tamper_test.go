@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"flag"
@@ -27,8 +28,10 @@ import (
 	"chancery/internal/opening"
 	"chancery/internal/replica"
 	"chancery/internal/testenv"
+	"chancery/internal/tlogtiles"
 	"chancery/internal/wire"
 	"chancery/ledger"
+	"chancery/pack"
 	"chancery/verify"
 )
 
@@ -62,6 +65,7 @@ type attack struct {
 	talk    codec.ID
 	party   []string // who is in that conversation
 	reports [][]byte
+	changed []int64 // leaves of what was changed on its way, or is a lie
 }
 
 // TestTamper plays every row of the tamper table against one scene: real
@@ -171,7 +175,7 @@ func (a *attack) connect() {
 		a.Fatalf("%d records in the longest conversation, %v", len(a.records), err)
 	}
 	a.one(&a.commit, `SELECT MAX(idx) FROM leaves WHERE kind = 2 AND idx < ? AND conversation = (SELECT conversation FROM leaves WHERE idx = ?)`,
-		a.records[0], a.records[0])
+		a.records[len(a.records)-1], a.records[0])
 }
 
 func openDatabase(t *testing.T, dir string) *sql.DB {
@@ -335,7 +339,7 @@ func archiveTamperings() []tampering {
 			},
 		},
 		{
-			"server store: roster", "a device removed", who, "roster",
+			"server store: roster", "a device removed", who, "the roster is another",
 			func(a *attack) string {
 				return a.tampered("epochs", fmt.Sprintf("leaf = %d", a.commit), func() string { return a.opener(nil) },
 					sq(`UPDATE epochs SET roster = substr(roster, 33) WHERE leaf = ?`, a.commit))
@@ -366,25 +370,48 @@ func (a *attack) readAs(r *replica.Replica, change func(path string, body []byte
 
 // bundled changes the entries of the control log's bundle on its way.
 func bundled(change func(entries [][]byte) [][]byte) func(a *attack) string {
+	return func(a *attack) string { return a.said(a.fresh(a.rebundle(ledger.ControlLog, change))) }
+}
+
+// copied changes the entries of the messages log's bundle on its way to whoever
+// copies the log.
+func copied(change func(entries [][]byte) [][]byte) func(a *attack) string {
 	return func(a *attack) string {
-		return a.said(a.fresh(func(path string, body []byte) []byte {
-			if !strings.HasPrefix(path, wire.PathLogs+"control/tile/entries/") {
-				return body
-			}
-			width := 256
-			if _, w, ok := strings.Cut(path, ".p/"); ok {
-				fmt.Sscan(w, &width)
-			}
-			entries, err := ledger.ParseBundle(body, width)
-			if err != nil || width == 1 { // the genesis leaf, which is pinned
-				return body
-			}
-			out, err := ledger.EncodeBundle(change(slices.Clone(entries)))
-			if err != nil {
-				a.Error(err)
-			}
-			return out
-		}))
+		ctx, cancel := context.WithTimeout(a.ctx, time.Minute)
+		defer cancel()
+		entries, _ := a.replica.Entries()
+		_, policy, err := replica.Policies(a.home.Organisation, entries[0])
+		if err != nil {
+			a.Fatal(err)
+		}
+		c := &tlogtiles.Client{URL: between(a.T, a.home.Server, a.rebundle(ledger.MessagesLog, change)) + wire.PathLogs + string(ledger.MessagesLog), Policy: policy}
+		at, err := c.Checkpoint(ctx)
+		if err != nil {
+			a.Fatal(err)
+		}
+		_, err = c.Entries(ctx, at.Checkpoint, 0, at.Size)
+		return a.said(err)
+	}
+}
+
+func (a *attack) rebundle(log ledger.Log, change func(entries [][]byte) [][]byte) func(path string, body []byte) []byte {
+	return func(path string, body []byte) []byte {
+		if !strings.HasPrefix(path, wire.PathLogs+string(log)+"/tile/entries/") {
+			return body
+		}
+		width := 256
+		if _, w, ok := strings.Cut(path, ".p/"); ok {
+			fmt.Sscan(w, &width)
+		}
+		entries, err := ledger.ParseBundle(body, width)
+		if err != nil || width == 1 { // the genesis leaf, which is pinned
+			return body
+		}
+		out, err := ledger.EncodeBundle(change(slices.Clone(entries)))
+		if err != nil {
+			a.Error(err)
+		}
+		return out
 	}
 }
 
@@ -445,7 +472,7 @@ func logTamperings() []tampering {
 	return []tampering{
 		{"control log, entry bundle", "byte flipped", who, forked, bundled(func(e [][]byte) [][]byte { e[len(e)/2] = flipped(e[len(e)/2]); return e })},
 		{
-			"control log, entry bundle", "entry removed", who, "unexpected answer",
+			"control log, entry bundle", "entry removed", who, "entries instead of",
 			bundled(func(e [][]byte) [][]byte { return slices.Delete(e, len(e)/2, len(e)/2+1) }),
 		},
 		{"control log, entry bundle", "entries swapped", who, forked, bundled(func(e [][]byte) [][]byte { return swap(e, 1, 2) })},
@@ -463,17 +490,15 @@ func logTamperings() []tampering {
 			e[at[1]] = e[at[0]]
 			return e
 		})},
+		{"approval leaf", "removed", who, "entries instead of", bundled(func(e [][]byte) [][]byte {
+			i := approvalsIn(e)[0]
+			return slices.Delete(e, i, i+1)
+		})},
 		{"approval leaf", "two swapped", who, forked, bundled(func(e [][]byte) [][]byte {
 			at := approvalsIn(e)
 			return swap(e, at[0], at[1])
 		})},
-		{"control log, checkpoint", "byte of the root flipped", who, "checkpoint not signed by its log", noted(func(_ *attack, n []byte) []byte {
-			lines := bytes.SplitN(n, []byte("\n"), 4)
-			n = bytes.Clone(n)
-			at := len(lines[0]) + 1 + len(lines[1]) + 1
-			n[at] = map[bool]byte{true: 'A', false: 'B'}[n[at] != 'A']
-			return n
-		})},
+		{"control log, checkpoint", "byte of the root flipped", who, "checkpoint not signed by its log", noted(func(_ *attack, n []byte) []byte { return flippedRoot(n) })},
 		{"control log, checkpoint", "the log's signature removed", who, "checkpoint not signed by its log", noted(func(_ *attack, n []byte) []byte {
 			return withoutLine(n, func(i int) bool { return i == 0 })
 		})},
@@ -507,8 +532,11 @@ func logTamperings() []tampering {
 				return body
 			}))
 		}},
+		{"messages log, entry bundle", "byte flipped", "whoever copies the log", tlogtiles.ErrForged.Error(), copied(func(e [][]byte) [][]byte { e[2] = flipped(e[2]); return e })},
+		{"messages log, entry bundle", "entries swapped", "whoever copies the log", tlogtiles.ErrForged.Error(), copied(func(e [][]byte) [][]byte { return swap(e, 1, 2) })},
+		{"messages log, entry bundle", "entry twice, in the next one's place", "whoever copies the log", tlogtiles.ErrForged.Error(), copied(func(e [][]byte) [][]byte { e[3] = e[2]; return e })},
 		{"messages log, tile", "byte flipped", who, "couldn't read the messages log", tiled(func(b []byte) []byte { return flipped(b) })},
-		{"messages log, tile", "hash removed", who, "unexpected answer", tiled(func(b []byte) []byte { return b[tlog.HashSize:] })},
+		{"messages log, tile", "hash removed", who, "couldn't read the messages log: tile/0/", tiled(func(b []byte) []byte { return b[tlog.HashSize:] })},
 		{"messages log, tile", "hashes swapped", who, "couldn't read the messages log", tiled(func(b []byte) []byte {
 			return slices.Concat(b[32:64], b[:32], b[64:])
 		})},
@@ -516,6 +544,19 @@ func logTamperings() []tampering {
 			return slices.Concat(b[:32], b[:32], b[64:])
 		})},
 	}
+}
+
+// flippedRoot changes the root in a note, which stays one in form.
+func flippedRoot(note []byte) []byte {
+	lines := bytes.SplitN(note, []byte("\n"), 3)
+	out := bytes.Clone(note)
+	at := len(lines[0]) + 1 + len(lines[1]) + 1
+	if out[at] != 'A' {
+		out[at] = 'A'
+	} else {
+		out[at] = 'B'
+	}
+	return out
 }
 
 // noteLines splits a signed note into its text and its signature lines.
@@ -595,7 +636,7 @@ func answerTamperings() []tampering {
 	}
 	same := func(b []byte) []byte { return flipped(b) }
 	return []tampering{
-		{"keyholder's answer, on its way", "byte flipped", who, "keyholder-1: answer: ", func(a *attack) string {
+		{"keyholder's answer, on its way", "byte flipped", who, "keyholder-1: answer: signature does not verify", func(a *attack) string {
 			return a.answersThrough(map[string]func([]byte) []byte{"keyholder-1": same, "keyholder-2": same, "keyholder-4": keep(a)})
 		}},
 		{"keyholder's answer, on its way", "removed", who, "keyholder-4: answer: ", func(a *attack) string {
@@ -751,6 +792,14 @@ func resultTamperings() []tampering {
 		{"export", "lines swapped", auditor, "it is another export, or was changed", exported(func(l [][]byte) [][]byte { l[0], l[1] = l[1], l[0]; return l })},
 		{"export", "line twice", auditor, "it is another export, or was changed", exported(func(l [][]byte) [][]byte { return append(l, l[0]) })},
 		{"evidence pack", "byte flipped, anywhere", auditor, "NOT VERIFIED", (*attack).flipPack},
+		{"evidence pack", "record removed", auditor, "completeness", repacked(func(b *pack.Body) { b.Items = slices.Delete(b.Items, 3, 4) })},
+		{"evidence pack", "records reordered", auditor, "format", repacked(func(b *pack.Body) { b.Items[2], b.Items[3] = b.Items[3], b.Items[2] })},
+		{"evidence pack", "record twice", auditor, "format", repacked(func(b *pack.Body) { b.Items = slices.Insert(b.Items, 3, b.Items[3]) })},
+		{"evidence pack", "records' contents swapped", auditor, "envelopes", repacked(func(b *pack.Body) {
+			i := slices.IndexFunc(b.Items, func(i pack.Item) bool { return i.Opened != nil })
+			j := i + 1 + slices.IndexFunc(b.Items[i+1:], func(i pack.Item) bool { return i.Opened != nil })
+			b.Items[i].Opened, b.Items[j].Opened = b.Items[j].Opened, b.Items[i].Opened
+		})},
 		{"evidence pack", "cut", auditor, "NOT VERIFIED", func(a *attack) string {
 			data := a.read(a.summary.EvidencePack)
 			return a.verifier(a.file("cut.pack", data[:len(data)-100]))
@@ -761,6 +810,22 @@ func resultTamperings() []tampering {
 			report.Write(&out)
 			return failures(out.String())
 		}},
+	}
+}
+
+// repacked has the auditor read a pack with another body, whole by its checksum.
+func repacked(change func(b *pack.Body)) func(a *attack) string {
+	return func(a *attack) string {
+		p, err := pack.Parse(a.read(a.summary.EvidencePack))
+		if err != nil {
+			a.Fatal(err)
+		}
+		change(p.Body)
+		// Assemble would refuse what it knows to be wrong.
+		data := append([]byte(pack.Magic), codec.Encode([]any{p.Body.Encode(), p.Tail})...)
+		sum := sha256.Sum256(data)
+		data = append(data, sum[:]...)
+		return a.verifier(a.file("repacked.pack", data))
 	}
 }
 
@@ -918,7 +983,7 @@ func storeTamperings() []tampering {
 		{"server store: control entry", "removed", server, "entries of the control log", restarted(nil, func(*attack) []statement {
 			return []statement{sq(`DELETE FROM entries WHERE log = 1 AND idx = 5`)}
 		})},
-		{"server store: control entry", "the first swapped with the second", server, "control", restarted(nil, func(a *attack) []statement {
+		{"server store: control entry", "the first swapped with the second", server, "not the genesis leaf of organisation", restarted(nil, func(a *attack) []statement {
 			return []statement{set(0, entry(a, 1)), set(1, entry(a, 0))}
 		})},
 		{"server store: control entry", "an earlier one in its place too", server, "couldn't replay the control log", restarted(nil, func(a *attack) []statement {
@@ -928,6 +993,9 @@ func storeTamperings() []tampering {
 			i := approval(a, 0)
 			return []statement{set(i, flipped(entry(a, i)))}
 		})},
+		{"server store: approval", "removed", server, "entries of the control log", restarted(nil, func(a *attack) []statement {
+			return []statement{sq(`DELETE FROM entries WHERE log = 1 AND idx = ?`, approval(a, 0))}
+		})},
 		{"server store: approval", "one twice, in another's place", server, "couldn't replay the control log", restarted(nil, func(a *attack) []statement {
 			return []statement{set(approval(a, 1), entry(a, approval(a, 0)))}
 		})},
@@ -935,7 +1003,7 @@ func storeTamperings() []tampering {
 			i, j := approval(a, 0), approval(a, 1)
 			return []statement{set(i, entry(a, j)), set(j, entry(a, i))}
 		})},
-		{"server store: opening of a sealed leaf", "byte flipped", server, "opening", restarted(nil, func(a *attack) []statement {
+		{"server store: opening of a sealed leaf", "byte flipped", server, "the opening is of another leaf", restarted(nil, func(a *attack) []statement {
 			return []statement{sq(`UPDATE openings SET opening = ? WHERE idx = (SELECT MAX(idx) FROM openings)`,
 				flipped(a.blob(`SELECT opening FROM openings WHERE idx = (SELECT MAX(idx) FROM openings)`)))}
 		})},
@@ -951,8 +1019,13 @@ func storeTamperings() []tampering {
 			restarted(complains("couldn't get a checkpoint witnessed"), func(a *attack) []statement {
 				return []statement{sq(`UPDATE hashes SET hash = ? WHERE log = 2 AND idx = ?`, flipped(a.edge(2)), a.edgeIndex(2))}
 			})},
+		{"keyholder's record of answers", "byte flipped", "the keyholder, which doesn't start", "the holder's record has been cut or changed", damagedFile("keyholder-5", "record.log", flipped)},
+		{"keyholder's record of answers", "entry removed", "the keyholder, which doesn't start", "the holder's record has been cut or changed", damagedFile("keyholder-5", "record.log", func(b []byte) []byte { return b[:len(b)/2] })},
+		{"keyholder's sealed secrets", "byte flipped", "the keyholder, which doesn't start", "sealed file is damaged or of another kind", damagedFile("keyholder-5", "holder.sealed", flipped)},
+		{"guard's sealed secrets", "byte flipped", "the guard, which doesn't start", "sealed file is damaged or of another kind", damagedFile("guard-2", "holder.sealed", flipped)},
+		{"witness's memory", "byte flipped", "the witness, which doesn't start", "is damaged or of another key", (*attack).damagedWitness},
 		{"server store: checkpoint", "byte flipped", "every reader, until the next is witnessed", "checkpoint not signed by its log", alone(follower, func(a *attack) []statement {
-			return []statement{sq(`UPDATE checkpoints SET note = ? WHERE log = 1`, flipped(a.blob(`SELECT note FROM checkpoints WHERE log = 1`)))}
+			return []statement{sq(`UPDATE checkpoints SET note = ? WHERE log = 1`, flippedRoot(a.blob(`SELECT note FROM checkpoints WHERE log = 1`)))}
 		})},
 		{"server store: checkpoint", "the other log's in its place", "every reader, until the next is witnessed", "checkpoint of another log", alone(follower, func(a *attack) []statement {
 			return []statement{sq(`UPDATE checkpoints SET note = ? WHERE log = 1`, a.blob(`SELECT note FROM checkpoints WHERE log = 2`))}
@@ -961,6 +1034,44 @@ func storeTamperings() []tampering {
 			return []statement{sq(`DELETE FROM checkpoints WHERE log = 1`)}
 		})},
 	}
+}
+
+// damagedFile stops a program, changes one of its files, and has it start again.
+func damagedFile(name, file string, change func(b []byte) []byte) func(a *attack) string {
+	return func(a *attack) string {
+		a.Helper()
+		p := a.program(a.T, name)
+		p.stop()
+		path := a.path(name, file)
+		good := a.read(path)
+		defer func() {
+			if err := os.WriteFile(path, good, 0o600); err != nil {
+				a.Error(err)
+			}
+		}()
+		if err := os.WriteFile(path, change(good), 0o600); err != nil {
+			a.Fatal(err)
+		}
+		log := a.fleet.logs + "/" + name + ".log"
+		before := len(a.read(log))
+		if err := p.start(); err != nil {
+			a.Fatal(err)
+		}
+		select {
+		case <-p.done:
+		case <-time.After(20 * time.Second):
+			a.Errorf("%s started", name)
+		}
+		return string(a.read(log)[before:])
+	}
+}
+
+func (a *attack) damagedWitness() string {
+	files, err := filepath.Glob(a.path("witness-1", "logs", "*"))
+	if err != nil || len(files) == 0 {
+		a.Fatalf("what the witness remembers: %v, %v", files, err)
+	}
+	return damagedFile("witness-1", filepath.Join("logs", filepath.Base(files[0])), flippedRoot)(a)
 }
 
 // edgeIndex is where the last stored hash of a log is that its root rests on.
