@@ -21,6 +21,7 @@ import (
 	"chancery/internal/directory"
 	"chancery/internal/replica"
 	"chancery/internal/store"
+	"chancery/internal/store/sqlite"
 	"chancery/internal/tlogtiles"
 	"chancery/internal/wire"
 	"chancery/ledger"
@@ -48,12 +49,12 @@ type Config struct {
 	Now                func() time.Time
 	Log                *slog.Logger
 	// TestOnlyStore breaks the store on purpose.
-	TestOnlyStore store.Options
+	TestOnlyStore sqlite.Options
 }
 
 type server struct {
 	Config
-	store     *store.Store
+	store     *sqlite.Store
 	directory *directory.Directory
 	delivery  *delivery.Server
 	logs      map[ledger.Log]*delivery.Publisher
@@ -81,7 +82,7 @@ func (s *server) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("couldn't read the server's keys: %w", err)
 	}
-	if s.store, err = store.Open(s.Dir, s.TestOnlyStore); err != nil {
+	if s.store, err = sqlite.Open(s.Dir, s.TestOnlyStore); err != nil {
 		return err
 	}
 	if err := s.start(ctx, keys); err != nil {
@@ -198,7 +199,7 @@ func (s *server) daily(ctx context.Context) {
 
 // logSource serves one log's witnessed part.
 type logSource struct {
-	store *store.Store
+	store store.Logs
 	log   ledger.Log
 }
 

@@ -17,7 +17,7 @@ import (
 	"chancery/internal/httpsig"
 	"chancery/internal/orgtest"
 	"chancery/internal/replica"
-	"chancery/internal/store"
+	"chancery/internal/store/sqlite"
 	"chancery/internal/wire"
 	"chancery/internal/witness"
 	"chancery/ledger"
@@ -99,7 +99,7 @@ func (s *stage) start(address string) {
 		return api.Run(ctx, api.Config{
 			Dir: s.dir, Listener: l, Witnesses: s.urls, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 			Keyholders:    []wire.Endpoint{{Name: "keyholder-1", URL: "http://127.0.0.1:1"}},
-			TestOnlyStore: store.Options{TestOnlyFault: s.inject},
+			TestOnlyStore: sqlite.Options{TestOnlyFault: s.inject},
 		})
 	})
 }

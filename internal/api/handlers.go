@@ -168,7 +168,7 @@ func (s *server) putProduction(c *call) (any, error) {
 	if len(c.body) == 0 {
 		return nil, fmt.Errorf("%w: an empty production", delivery.ErrMalformed)
 	}
-	return nil, s.store.Update(c.Context(), func(tx *store.Tx) error { return tx.PutProduction(request, c.body) })
+	return nil, s.store.Update(c.Context(), func(tx store.Tx) error { return tx.PutProduction(request, c.body) })
 }
 
 func (s *server) production(c *call) (any, error) {

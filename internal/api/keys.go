@@ -12,7 +12,7 @@ import (
 	"chancery/codec"
 	"chancery/control"
 	"chancery/internal/directory"
-	"chancery/internal/store"
+	"chancery/internal/store/sqlite"
 )
 
 const keysFile = "server.key"
@@ -77,7 +77,7 @@ func Found(dir string, genesisEntry []byte) error {
 	if err := s.belong(state.Genesis()); err != nil {
 		return err
 	}
-	st, err := store.Open(dir, store.Options{})
+	st, err := sqlite.Open(dir, sqlite.Options{})
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ type Directory interface {
 
 // Config says what a Server works with.
 type Config struct {
-	Store     *store.Store
+	Store     store.Store
 	Directory Directory
 	Receipt   codec.Signer // signs receipts and refusals
 	Now       func() time.Time
@@ -212,7 +212,7 @@ type batch struct {
 	cores         map[codec.Hash]*row // by H(core) or commit statement
 	conversations map[codec.ID]*conversation
 	chains        map[place]*store.Chain
-	writes        []func(tx *store.Tx) error
+	writes        []func(tx store.Tx) error
 }
 
 // Run writes until ctx ends, then finishes what has been taken.
@@ -332,7 +332,7 @@ func (b *batch) commit() error {
 	if len(b.rows) == 0 && len(b.writes) == 0 {
 		return nil
 	}
-	return b.s.Store.Update(b.ctx, func(tx *store.Tx) error {
+	return b.s.Store.Update(b.ctx, func(tx store.Tx) error {
 		for _, r := range b.rows {
 			if err := r.write(tx); err != nil {
 				return err
@@ -357,7 +357,7 @@ func (b *batch) commit() error {
 	})
 }
 
-func (r *row) write(tx *store.Tx) error {
+func (r *row) write(tx store.Tx) error {
 	receipt, err := codec.PeekUnverifiedPayload(r.leaf.Receipt) // our own, made just now
 	if err != nil {
 		return err

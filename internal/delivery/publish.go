@@ -31,7 +31,7 @@ const (
 // It signs what is durable, and one history alone: sizes come from the store,
 // whose leaves are never changed.
 type Publisher struct {
-	Store     *store.Store
+	Store     store.Store
 	Log       ledger.Log
 	Signer    note.Signer
 	Policy    *ledger.Policy
@@ -122,7 +122,7 @@ func (p *Publisher) publish(ctx context.Context) error {
 	if _, covered := p.Store.Checkpoint(p.Log); covered > size {
 		return fmt.Errorf("the %s log has %d leaves, and %d were witnessed: the store was rolled back", p.Log, size, covered)
 	}
-	err = p.Store.Update(ctx, func(tx *store.Tx) error { return tx.SetCheckpoint(p.Log, size, witnessed) })
+	err = p.Store.Update(ctx, func(tx store.Tx) error { return tx.SetCheckpoint(p.Log, size, witnessed) })
 	if err != nil {
 		return err
 	}

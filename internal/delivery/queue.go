@@ -208,7 +208,7 @@ func (w *sweeper) sweep(ctx context.Context) error {
 	if len(cursors) == 0 && len(reached) == 0 {
 		return nil
 	}
-	err := w.s.Store.Update(ctx, func(tx *store.Tx) error {
+	err := w.s.Store.Update(ctx, func(tx store.Tx) error {
 		for d, c := range cursors {
 			if err := tx.PutCursor(d, c); err != nil {
 				return err

@@ -396,7 +396,7 @@ func (s *Server) Acknowledge(ctx context.Context, device codec.Hash, raw []byte)
 		return nil
 	}
 	_, err = s.do(ctx, func(b *batch, _ *job) error {
-		b.writes = append(b.writes, func(tx *store.Tx) error {
+		b.writes = append(b.writes, func(tx store.Tx) error {
 			return tx.PutAck(a.Conversation, device, a.Position, a.Read, raw)
 		})
 		return nil

@@ -24,6 +24,7 @@ import (
 	"chancery/envelope"
 	"chancery/internal/replica"
 	"chancery/internal/store"
+	"chancery/internal/store/sqlite"
 	"chancery/ledger"
 	"chancery/manifest"
 )
@@ -126,7 +127,7 @@ func checkBooks(ctx context.Context, t *testing.T, s *stage, receipted map[strin
 	if err := s.program(t, "server").kill(); err != nil {
 		t.Fatal(err)
 	}
-	db, err := store.Open(s.summary.ServerDir, store.Options{})
+	db, err := sqlite.Open(s.summary.ServerDir, sqlite.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +148,7 @@ func checkBooks(ctx context.Context, t *testing.T, s *stage, receipted map[strin
 // books are the server's database, checked from the outside.
 type books struct {
 	*testing.T
-	*store.Store
+	*sqlite.Store
 	s        *stage
 	ctx      context.Context
 	receipts codec.PublicKey

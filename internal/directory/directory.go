@@ -58,7 +58,7 @@ var (
 
 // Config says what a directory works with.
 type Config struct {
-	Store *store.Store
+	Store store.Store
 	Now   func() time.Time
 	Log   *slog.Logger
 	// Logged is told after each leaf that was logged, in order, with the devices
@@ -85,7 +85,7 @@ type pending struct {
 
 // Found writes the genesis entry into an empty store. It returns control's
 // errors where the entry isn't one, and ErrFounded.
-func Found(ctx context.Context, s *store.Store, entry []byte) (codec.Hash, error) {
+func Found(ctx context.Context, s store.Store, entry []byte) (codec.Hash, error) {
 	if s.Size(ledger.ControlLog) != 0 {
 		return codec.Hash{}, ErrFounded
 	}
@@ -97,7 +97,7 @@ func Found(ctx context.Context, s *store.Store, entry []byte) (codec.Hash, error
 	if err := control.NewState(organisation).Apply(entry, nil); err != nil {
 		return codec.Hash{}, err
 	}
-	return organisation, s.Update(ctx, func(tx *store.Tx) error {
+	return organisation, s.Update(ctx, func(tx store.Tx) error {
 		_, err := tx.Append(ledger.ControlLog, entry)
 		return err
 	})
@@ -371,7 +371,7 @@ func (d *Directory) log(ctx context.Context, s *control.Statement, opening *cont
 	}
 	hash := s.Hash()
 	var notified []codec.Hash
-	err := d.Store.Update(ctx, func(tx *store.Tx) error {
+	err := d.Store.Update(ctx, func(tx store.Tx) error {
 		at, err := tx.Append(ledger.ControlLog, entry)
 		if err != nil {
 			return err
@@ -412,7 +412,7 @@ func (d *Directory) log(ctx context.Context, s *control.Statement, opening *cont
 
 // notify queues the notice of a hold for its custodians' devices, and the holds
 // that stand for a custodian's new device.
-func (d *Directory) notify(tx *store.Tx, s *control.Statement, index int64, opening *control.Opening) ([]codec.Hash, error) {
+func (d *Directory) notify(tx store.Tx, s *control.Statement, index int64, opening *control.Opening) ([]codec.Hash, error) {
 	var notified []codec.Hash
 	add := func(device codec.Hash, index int64, opening *control.Opening) error {
 		notified = append(notified, device)
@@ -473,7 +473,7 @@ func (d *Directory) keep(ctx context.Context, hash codec.Hash, s *control.Statem
 	if len(d.pending)-len(stale) >= maxPending || brought >= maxPerKey {
 		return fmt.Errorf("the desk of pending statements is %w", ErrFull)
 	}
-	err := d.Store.Update(ctx, func(tx *store.Tx) error {
+	err := d.Store.Update(ctx, func(tx store.Tx) error {
 		for _, h := range stale {
 			if err := tx.DropPending(h); err != nil {
 				return err
@@ -539,7 +539,7 @@ func (d *Directory) AddMember(ctx context.Context, m wire.Member) error {
 	if m.ID.IsZero() {
 		return fmt.Errorf("%w: a member has an id", control.ErrMalformed)
 	}
-	return d.Store.Update(ctx, func(tx *store.Tx) error { return tx.PutMember(m.ID, m.Name) })
+	return d.Store.Update(ctx, func(tx store.Tx) error { return tx.PutMember(m.ID, m.Name) })
 }
 
 // Members returns all names.
@@ -570,7 +570,7 @@ func (d *Directory) StockKeyPackages(ctx context.Context, device codec.Hash, pac
 	if have+len(packages) > maxKeyPackages {
 		return fmt.Errorf("the stock of %d KeyPackages is %w", have, ErrFull)
 	}
-	return d.Store.Update(ctx, func(tx *store.Tx) error {
+	return d.Store.Update(ctx, func(tx store.Tx) error {
 		for _, p := range packages {
 			if err := tx.PutKeyPackage(device, p); err != nil {
 				return err
@@ -584,7 +584,7 @@ func (d *Directory) StockKeyPackages(ctx context.Context, device codec.Hash, pac
 // none.
 func (d *Directory) ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error) {
 	out := make([][]byte, len(devices))
-	err := d.Store.Update(ctx, func(tx *store.Tx) (err error) {
+	err := d.Store.Update(ctx, func(tx store.Tx) (err error) {
 		for i, device := range devices {
 			if out[i], err = tx.TakeKeyPackage(device); err != nil {
 				return err

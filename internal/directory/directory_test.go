@@ -10,7 +10,7 @@ import (
 	"chancery/control"
 	"chancery/internal/directory"
 	"chancery/internal/orgtest"
-	"chancery/internal/store"
+	"chancery/internal/store/sqlite"
 	"chancery/internal/wire"
 	"chancery/ledger"
 )
@@ -18,7 +18,7 @@ import (
 type desk struct {
 	*directory.Directory
 	org   *orgtest.Org
-	store *store.Store
+	store *sqlite.Store
 	fault func(step string) error // consulted while not nil
 }
 
@@ -26,7 +26,7 @@ func newDesk(t *testing.T, dir string, o *orgtest.Org) *desk {
 	t.Helper()
 	d := &desk{org: o}
 	var err error
-	d.store, err = store.Open(dir, store.Options{TestOnlyFault: func(step string) error {
+	d.store, err = sqlite.Open(dir, sqlite.Options{TestOnlyFault: func(step string) error {
 		if d.fault != nil {
 			return d.fault(step)
 		}

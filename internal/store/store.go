@@ -1,393 +1,239 @@
-// Package store keeps the server's state in one SQLite file: both logs with
-// their hashes, the messages and all that belongs to them, the directory of
-// names, and the queues' places.
+// Package store says what the server keeps, and what keeping means: both logs
+// with their hashes, the messages and all that belongs to them, the directory
+// of names, and the queues' places. It is a contract and holds no database;
+// package sqlite fulfils it, and package storetest tests whoever does.
 //
 // Whatever belongs together is written in one Update: a message, its envelope,
 // its tags, its ciphertext, its ledger leaf and the tree's hashes are there
 // together after a crash, or not at all. Update returns only when the disk has
-// it (synchronous FULL). There is one writer; readers see what was committed.
+// it. There is one writer; readers see what was committed.
 //
-// The file holds who writes to whom and when, sizes, ciphertext, and members'
+// A store holds who writes to whom and when, sizes, ciphertext, and members'
 // names; it holds no key and no text. Who can write to it can withhold, and
 // can't forge: what matters in it is signed and committed to by witnessed
-// checkpoints.
+// checkpoints. It promises nothing about a copy that was restored from a
+// backup: witnesses and followers notice that one.
 package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
-	"fmt"
-	"net/url"
-	"os"
-	"path/filepath"
-	"slices"
-	"sync"
-	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
-	_ "modernc.org/sqlite" // the database/sql driver "sqlite"
 
 	"chancery/codec"
 	"chancery/ledger"
 )
 
-const (
-	fileName = "server.db"
-	readers  = 8
-
-	writerCache = 128 << 10 // KiB
-	readerCache = 16 << 10
-)
-
 var (
-	// ErrNewer means that the file was written by a later version of the
+	// ErrNewer means that the data was written by a later version of the
 	// program, whose tables this one doesn't know.
 	ErrNewer = errors.New("the database is of a newer version than the program")
 	// ErrNotFound means that there is no such row.
 	ErrNotFound = errors.New("not found")
 )
 
-// Options are for tests alone.
-type Options struct {
-	// TestOnlyFault, where not nil, is called before each step of an Update,
-	// named as the method, before its commit ("commit") and after it
-	// ("committed"). An error makes the step fail; after "committed" the data is
-	// on disk and the caller is told otherwise, as when power fails in between.
-	TestOnlyFault func(step string) error
+// Store is what an adapter provides, safe for concurrent use and for one
+// process alone: a second one that opens the same data is refused, since two
+// could give one index of a log to two leaves.
+//
+// It is one wide interface where engines could each declare a narrow one,
+// because a step of one engine writes rows that another reads: a leaf of the
+// control log comes with notices in the queues of devices, a leaf of the
+// messages log with memberships and chains. One Tx for all of them is what makes
+// such a step one durable transaction, and no adapter can be taken that has it
+// for a part only. Who needs less asks for the part, such as Logs.
+//
+// Slices that a store returns are the caller's, but for Checkpoint's, which
+// nobody changes. A store keeps none that it is given.
+type Store interface {
+	Logs
+	Directory
+	Messages
+	Queues
+	Productions
+
+	// Update runs f in the one writing transaction, and returns when the disk
+	// has it, whether or not ctx has ended meanwhile. f must not call Update, and
+	// of what it wrote the readers see nothing before Update returns.
+	//
+	// Where f or the commit fails Update returns an error that wraps its, and
+	// nothing of it stays. Where the commit's outcome is unknown, it returns an
+	// error too, and the store reads again what the disk has: who gets an error
+	// can't conclude that nothing was written, and Size and Head tell.
+	Update(ctx context.Context, f func(tx Tx) error) error
 }
 
-// Store is safe for concurrent use.
-type Store struct {
-	lock  *os.File
-	read  *sql.DB
-	write *sql.DB
-	conn  *sql.Conn // the writer's only connection
-	fault func(step string) error
-
-	readStatements  statements
-	writeStatements statements
-
-	writing sync.Mutex // held for a whole Update
-
-	mu    sync.RWMutex // guards heads, which change at the end of an Update
-	heads map[ledger.Log]*head
+// Tx is a running Update. It is not safe for concurrent use, and is of no use
+// after f has returned.
+type Tx interface {
+	LogsTx
+	DirectoryTx
+	MessagesTx
+	QueuesTx
+	ProductionsTx
 }
 
-type head struct {
-	edge    *ledger.Edge
-	signed  []byte // newest witnessed checkpoint, or nil
-	covered int64  // its size
+// Logs are the two logs: their entries, their trees' hashes, and the newest
+// checkpoint of each that a quorum of witnesses has cosigned. Entries are never
+// changed and never go.
+type Logs interface {
+	// Size returns the number of leaves of a log, witnessed or not.
+	Size(log ledger.Log) int64
+	// Head returns a log's size and root, of one moment.
+	Head(log ledger.Log) (int64, codec.Hash)
+	// Checkpoint returns a log's newest witnessed checkpoint and its size, nil
+	// and 0 where there is none.
+	Checkpoint(log ledger.Log) ([]byte, int64)
+	// Hashes returns a reader of a log's stored hashes.
+	Hashes(ctx context.Context, log ledger.Log) tlog.HashReader
+	// ReadHashes returns stored hashes of a log (tlog.StoredHashIndex), in the
+	// indexes' order, or an error where one isn't there.
+	ReadHashes(ctx context.Context, log ledger.Log, indexes []int64) ([]tlog.Hash, error)
+	// Entries returns a log's entries from start up to end, all of them or an
+	// error.
+	Entries(ctx context.Context, log ledger.Log, start, end int64) ([][]byte, error)
 }
 
-// Open opens or creates the database in a directory, for this process alone.
-// It returns ErrNewer, wrapped, for a later version's.
-func Open(dir string, opts Options) (*Store, error) {
-	lock, err := lock(dir)
-	if err != nil {
-		return nil, err
-	}
-	s := &Store{lock: lock, fault: opts.TestOnlyFault}
-	if s.fault == nil {
-		s.fault = func(string) error { return nil }
-	}
-	if err := s.open(filepath.Join(dir, fileName)); err != nil {
-		s.Close()
-		return nil, err
-	}
-	return s, nil
+// LogsTx appends to the logs.
+type LogsTx interface {
+	// Size returns the number of leaves of a log with those appended in tx.
+	Size(log ledger.Log) int64
+	// Append adds an entry to a log with the hashes that its tree needs, and
+	// returns its index.
+	Append(log ledger.Log, entry []byte) (int64, error)
+	// SetCheckpoint keeps a log's newest witnessed checkpoint.
+	SetCheckpoint(log ledger.Log, size int64, signed []byte) error
 }
 
-func (s *Store) open(path string) error {
-	// SQLite makes its files as it likes; the first is made here so that all
-	// take after its mode.
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("couldn't open the database: %w", err)
-	}
-	f.Close()
-	ctx := context.Background()
-	if s.write, err = sql.Open("sqlite", dsn(path, writerCache, false)); err != nil {
-		return fmt.Errorf("couldn't open the database: %w", err)
-	}
-	s.write.SetMaxOpenConns(1)
-	if s.conn, err = s.write.Conn(ctx); err != nil {
-		return fmt.Errorf("couldn't open the database: %w", err)
-	}
-	if err := migrate(ctx, s.conn); err != nil {
-		return err
-	}
-	if s.read, err = sql.Open("sqlite", dsn(path, readerCache, true)); err != nil {
-		return fmt.Errorf("couldn't open the database: %w", err)
-	}
-	s.read.SetMaxOpenConns(readers)
-	s.read.SetMaxIdleConns(readers)
-	s.readStatements.prepare = s.read.PrepareContext
-	s.writeStatements.prepare = s.conn.PrepareContext
-	return s.load(ctx)
+// Directory is what belongs to the control log beside its entries, and the only
+// names there are.
+type Directory interface {
+	// Openings calls f with the encoded opening of each sealed control leaf from
+	// an index on, in order.
+	Openings(ctx context.Context, from int64, f func(index int64, opening []byte) error) error
+	// Pending calls f with each statement that waits for signatures, oldest
+	// first.
+	Pending(ctx context.Context, f func(hash codec.Hash, body []byte, since int64) error) error
+	// Members calls f with each member's name.
+	Members(ctx context.Context, f func(member codec.ID, name string) error) error
+	// KeyPackages returns how many KeyPackages a device has in stock.
+	KeyPackages(ctx context.Context, device codec.Hash) (int, error)
 }
 
-func dsn(path string, cache int, readOnly bool) string {
-	q := url.Values{"_pragma": {
-		"busy_timeout(10000)",
-		"journal_mode(WAL)",
-		"synchronous(FULL)",
-		fmt.Sprintf("cache_size(-%d)", cache),
-		"wal_autocheckpoint(16000)",
-		"mmap_size(1073741824)",
-		"temp_store(MEMORY)",
-	}}
-	if readOnly {
-		q["_pragma"] = append(q["_pragma"], "query_only(1)")
-	}
-	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
+// DirectoryTx writes a Directory.
+type DirectoryTx interface {
+	// PutOpening keeps the encoded opening of a sealed control leaf.
+	PutOpening(index int64, opening []byte) error
+	// PutPending keeps a statement that waits for signatures, in the place of
+	// what was kept for its hash.
+	PutPending(hash codec.Hash, body []byte, since int64) error
+	// DropPending forgets a statement that waits no longer.
+	DropPending(hash codec.Hash) error
+	// PutMember names a member; an empty name erases it.
+	PutMember(id codec.ID, name string) error
+	// PutKeyPackage stocks a KeyPackage.
+	PutKeyPackage(device codec.Hash, pkg []byte) error
+	// TakeKeyPackage takes the oldest KeyPackage of a device, nil where it has
+	// none. Once committed nobody is given it again.
+	TakeKeyPackage(device codec.Hash) ([]byte, error)
 }
 
-// Close ends the store. No Update may be running.
-func (s *Store) Close() error {
-	var errs []error
-	s.readStatements.close()
-	s.writeStatements.close()
-	if s.conn != nil {
-		errs = append(errs, s.conn.Close())
-	}
-	for _, db := range []*sql.DB{s.read, s.write} {
-		if db != nil {
-			errs = append(errs, db.Close())
-		}
-	}
-	return errors.Join(append(errs, s.lock.Close())...)
+// Messages are the conversations and what the leaves of the messages log stand
+// for.
+type Messages interface {
+	// Conversations calls f with each conversation, the heads' own among them.
+	Conversations(ctx context.Context, f func(c *Conversation) error) error
+	// Epoch returns the epoch of a commit statement, or ErrNotFound.
+	Epoch(ctx context.Context, statement codec.Hash) (*Epoch, error)
+	// Memberships calls f with each membership, oldest first.
+	Memberships(ctx context.Context, f func(m *Membership) error) error
+	// Leaf returns a leaf by its index, or ErrNotFound.
+	Leaf(ctx context.Context, index int64) (*Leaf, error)
+	// LeafByCore returns the leaf of a core, or ErrNotFound.
+	LeafByCore(ctx context.Context, core codec.Hash) (*Leaf, error)
+	// LeafAt returns a conversation's leaf at a position, or ErrNotFound.
+	LeafAt(ctx context.Context, conversation codec.ID, position uint64) (*Leaf, error)
+	// Leaves calls f with a conversation's leaves between two positions, both
+	// included, in order, until it returns false.
+	Leaves(ctx context.Context, conversation codec.ID, first, last uint64, f func(l *Leaf) bool) error
+	// Range returns the first and last position of a conversation's envelopes
+	// that a request may open (records, index envelopes, captures) of the given
+	// days, both included, and false where there are none.
+	Range(ctx context.Context, conversation codec.ID, fromDay, toDay uint32) (first, last uint64, ok bool, err error)
+	// Chain returns a device's place in a conversation: the beginning where it
+	// has sent nothing.
+	Chain(ctx context.Context, device codec.Hash, conversation codec.ID) (*Chain, error)
+	// Counts returns how many leaves are messages and how many carry an envelope.
+	Counts(ctx context.Context) (messages, envelopes int64, err error)
 }
 
-// load reads the logs' edges and checkpoints from disk.
-func (s *Store) load(ctx context.Context) error {
-	heads := map[ledger.Log]*head{}
-	for _, log := range []ledger.Log{ledger.ControlLog, ledger.MessagesLog} {
-		var size int64
-		row := s.conn.QueryRowContext(ctx, `SELECT COALESCE(MAX(idx)+1, 0) FROM entries WHERE log = ?`, number(log))
-		if err := row.Scan(&size); err != nil {
-			return fmt.Errorf("couldn't read the size of the %s log: %w", log, err)
-		}
-		edge, err := ledger.ReadEdge(s.Hashes(ctx, log), size)
-		if err != nil {
-			return err
-		}
-		h := &head{edge: edge}
-		row = s.conn.QueryRowContext(ctx, `SELECT size, note FROM checkpoints WHERE log = ?`, number(log))
-		if err := row.Scan(&h.covered, &h.signed); err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return fmt.Errorf("couldn't read the checkpoint of the %s log: %w", log, err)
-		}
-		heads[log] = h
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.heads = heads
-	return nil
+// MessagesTx writes Messages. A conversation has one leaf at each position, and
+// the log one leaf for each core: PutLeaf of a second one fails, whatever was
+// checked before.
+type MessagesTx interface {
+	// PutConversation keeps where a conversation stands.
+	PutConversation(c *Conversation) error
+	// PutEpoch keeps an epoch.
+	PutEpoch(e *Epoch) error
+	// PutMembership keeps a membership, in the place of the same device's in the
+	// same conversation since the same leaf.
+	PutMembership(m *Membership) error
+	// PutLeaf keeps a leaf.
+	PutLeaf(l *Leaf) error
+	// PutBody keeps a leaf's ciphertext, and the Welcome that came with a commit.
+	PutBody(index int64, body, welcome []byte) error
+	// DropBodies forgets the ciphertexts of a conversation's leaves from an index
+	// up to another, both included.
+	DropBodies(conversation codec.ID, from, upTo int64) error
+	// PutChain keeps a device's place.
+	PutChain(c *Chain) error
 }
 
-// Size returns the number of leaves of a log, witnessed or not.
-func (s *Store) Size(log ledger.Log) int64 {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.heads[log].edge.Size()
+// Queues are what waits for devices, and what they have acknowledged.
+type Queues interface {
+	// Queue returns up to limit leaves of a member's conversation from index from
+	// on and below index to that are for the member, in order, with their
+	// ciphertexts as far as they are still there: not its own, and no message of
+	// an epoch before its first.
+	Queue(ctx context.Context, m *Membership, from, to int64, limit int) ([]*Queued, error)
+	// Cursors calls f with the place of each device's queue.
+	Cursors(ctx context.Context, f func(device codec.Hash, cursor uint64) error) error
+	// Notices returns a device's first 100 notices after a cursor, in order.
+	Notices(ctx context.Context, device codec.Hash, after uint64) ([]Notice, error)
+	// Ack returns up to where a device has acknowledged a conversation and read
+	// it, or ErrNotFound.
+	Ack(ctx context.Context, conversation codec.ID, device codec.Hash) (position, read uint64, err error)
+	// Acks returns the newest acknowledgement of each device of a conversation.
+	Acks(ctx context.Context, conversation codec.ID) ([][]byte, error)
 }
 
-// Head returns a log's size and root.
-func (s *Store) Head(log ledger.Log) (int64, codec.Hash) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	e := s.heads[log].edge
-	return e.Size(), codec.Hash(e.Root())
+// QueuesTx writes Queues.
+type QueuesTx interface {
+	// PutCursor keeps up to where a device has its queue.
+	PutCursor(device codec.Hash, cursor uint64) error
+	// AddNotice queues a notice for a device, behind everything that it may have
+	// been given before.
+	AddNotice(device codec.Hash, body []byte) error
+	// DropNotices forgets a device's notices up to a cursor.
+	DropNotices(device codec.Hash, cursor uint64) error
+	// PutAck keeps a device's newest acknowledgement of a conversation: one that
+	// says less than the one that is there changes nothing.
+	PutAck(conversation codec.ID, device codec.Hash, position, read uint64, ack []byte) error
 }
 
-// Checkpoint returns a log's newest witnessed checkpoint and its size, nil and
-// 0 where there is none.
-func (s *Store) Checkpoint(log ledger.Log) ([]byte, int64) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	h := s.heads[log]
-	return h.signed, h.covered
+// Productions are the openers' sealed answers to requests.
+type Productions interface {
+	// Production returns a request's sealed production, or ErrNotFound.
+	Production(ctx context.Context, request codec.Hash) ([]byte, error)
 }
 
-// Hashes returns a reader of a log's stored hashes.
-func (s *Store) Hashes(ctx context.Context, log ledger.Log) tlog.HashReader {
-	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
-		return s.ReadHashes(ctx, log, indexes)
-	})
+// ProductionsTx writes Productions.
+type ProductionsTx interface {
+	// PutProduction keeps a request's sealed production.
+	PutProduction(request codec.Hash, sealed []byte) error
 }
 
-// ReadHashes returns stored hashes of a log (tlog.StoredHashIndex).
-func (s *Store) ReadHashes(ctx context.Context, log ledger.Log, indexes []int64) ([]tlog.Hash, error) {
-	if len(indexes) > 1 {
-		// A tile's leaves lie in a row with their parents between them: reading
-		// all is one query for what would be hundreds.
-		if lo, hi := slices.Min(indexes), slices.Max(indexes); hi-lo < 4*int64(len(indexes)) {
-			return s.hashRange(ctx, log, indexes, lo, hi)
-		}
-	}
-	out := make([]tlog.Hash, len(indexes))
-	for i, index := range indexes {
-		if err := s.one(ctx, []any{treeHash{&out[i]}}, `SELECT hash FROM hashes WHERE log = ? AND idx = ?`, number(log), index); err != nil {
-			return nil, fmt.Errorf("couldn't read hash %d of the %s log: %w", index, log, err)
-		}
-	}
-	return out, nil
-}
-
-func (s *Store) hashRange(ctx context.Context, log ledger.Log, indexes []int64, lo, hi int64) ([]tlog.Hash, error) {
-	row := make([]tlog.Hash, 0, hi-lo+1)
-	err := s.each(ctx, func(r *sql.Rows) error {
-		row = append(row, tlog.Hash{})
-		return r.Scan(treeHash{&row[len(row)-1]})
-	}, `SELECT hash FROM hashes WHERE log = ? AND idx >= ? AND idx <= ? ORDER BY idx`, number(log), lo, hi)
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(row)) != hi-lo+1 {
-		return nil, fmt.Errorf("%d hashes of the %s log from %d to %d", len(row), log, lo, hi)
-	}
-	out := make([]tlog.Hash, len(indexes))
-	for i, index := range indexes {
-		out[i] = row[index-lo]
-	}
-	return out, nil
-}
-
-// Entries returns a log's entries from start up to end.
-func (s *Store) Entries(ctx context.Context, log ledger.Log, start, end int64) ([][]byte, error) {
-	var out [][]byte
-	err := s.each(ctx, func(r *sql.Rows) error {
-		var b []byte
-		out = append(out, b)
-		return r.Scan(&out[len(out)-1])
-	}, `SELECT entry FROM entries WHERE log = ? AND idx >= ? AND idx < ? ORDER BY idx`, number(log), start, end)
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(out)) != end-start {
-		return nil, fmt.Errorf("%d entries of the %s log from %d to %d", len(out), log, start, end)
-	}
-	return out, nil
-}
-
-// number is a log's name in the tables.
-func number(log ledger.Log) int {
-	if log == ledger.ControlLog {
-		return 1
-	}
-	return 2
-}
-
-// Update runs f in the one writing transaction. Where f or the commit fails
-// nothing of it stays; where the commit's outcome is unknown the error says so
-// by being one, and the store reads again what the disk has.
-func (s *Store) Update(ctx context.Context, f func(tx *Tx) error) error {
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	// A caller that goes away must not leave a transaction open.
-	ctx = context.WithoutCancel(ctx)
-	if _, err := s.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
-		return fmt.Errorf("couldn't begin: %w", err)
-	}
-	tx := &Tx{s: s, ctx: ctx, edges: map[ledger.Log]*ledger.Edge{}, signed: map[ledger.Log]*head{}}
-	err := f(tx)
-	if err == nil {
-		err = s.fault("commit")
-	}
-	if err == nil {
-		if _, err = s.conn.ExecContext(ctx, "COMMIT"); err == nil {
-			err = s.fault("committed")
-		}
-	}
-	if err != nil {
-		// Fails harmlessly where the transaction has ended already.
-		_, _ = s.conn.ExecContext(ctx, "ROLLBACK")
-		if loadErr := s.load(ctx); loadErr != nil {
-			return errors.Join(err, loadErr)
-		}
-		return fmt.Errorf("couldn't write: %w", err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for log, edge := range tx.edges {
-		s.heads[log].edge = edge
-	}
-	for log, h := range tx.signed {
-		s.heads[log].signed, s.heads[log].covered = h.signed, h.covered
-	}
-	return nil
-}
-
-// statements keeps prepared statements.
-type statements struct {
-	prepare func(ctx context.Context, query string) (*sql.Stmt, error)
-	mu      sync.Mutex
-	kept    map[string]*sql.Stmt
-}
-
-func (p *statements) get(ctx context.Context, query string) (*sql.Stmt, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if stmt, ok := p.kept[query]; ok {
-		return stmt, nil
-	}
-	stmt, err := p.prepare(context.WithoutCancel(ctx), query)
-	if err != nil {
-		return nil, fmt.Errorf("couldn't prepare: %w", err)
-	}
-	if p.kept == nil {
-		p.kept = map[string]*sql.Stmt{}
-	}
-	p.kept[query] = stmt
-	return stmt, nil
-}
-
-func (p *statements) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, stmt := range p.kept {
-		stmt.Close()
-	}
-	p.kept = nil
-}
-
-// each calls scan for every row of a query.
-func (s *Store) each(ctx context.Context, scan func(r *sql.Rows) error, query string, args ...any) error {
-	stmt, err := s.readStatements.get(ctx, query)
-	if err != nil {
-		return err
-	}
-	rows, err := stmt.QueryContext(ctx, args...)
-	if err != nil {
-		return fmt.Errorf("couldn't read: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return fmt.Errorf("couldn't read: %w", err)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("couldn't read: %w", err)
-	}
-	return nil
-}
-
-// one scans the only row of a query, or returns ErrNotFound.
-func (s *Store) one(ctx context.Context, dest []any, query string, args ...any) error {
-	stmt, err := s.readStatements.get(ctx, query)
-	if err != nil {
-		return err
-	}
-	err = stmt.QueryRowContext(ctx, args...).Scan(dest...)
-	if errors.Is(err, sql.ErrNoRows) {
-		return ErrNotFound
-	}
-	if err != nil {
-		return fmt.Errorf("couldn't read: %w", err)
-	}
-	return nil
-}
-
-// now stamps what nobody checks.
-func now() int64 { return time.Now().UnixMilli() }
+// Cursor returns a leaf's place in queues. Between two leaves there is room for
+// 65,535 notices.
+func Cursor(leaf int64) uint64 { return uint64(leaf+1) << 16 }

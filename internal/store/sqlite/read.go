@@ -1,4 +1,4 @@
-package store
+package sqlite
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"chancery/codec"
+	"chancery/internal/store"
 	"chancery/manifest"
 )
 
@@ -34,8 +35,7 @@ func fixed(to []byte, v any) error {
 	return nil
 }
 
-// Openings calls f with the encoded opening of each sealed control leaf from an
-// index on, in order.
+// Openings implements [store.Directory].
 func (s *Store) Openings(ctx context.Context, from int64, f func(index int64, opening []byte) error) error {
 	return s.each(ctx, func(r *sql.Rows) error {
 		var index int64
@@ -47,7 +47,7 @@ func (s *Store) Openings(ctx context.Context, from int64, f func(index int64, op
 	}, `SELECT idx, opening FROM openings WHERE idx >= ? ORDER BY idx`, from)
 }
 
-// Pending calls f with each statement that waits for signatures, oldest first.
+// Pending implements [store.Directory].
 func (s *Store) Pending(ctx context.Context, f func(hash codec.Hash, body []byte, since int64) error) error {
 	return s.each(ctx, func(r *sql.Rows) error {
 		var h codec.Hash
@@ -60,7 +60,7 @@ func (s *Store) Pending(ctx context.Context, f func(hash codec.Hash, body []byte
 	}, `SELECT hash, body, since FROM pending ORDER BY since, hash`)
 }
 
-// Members calls f with each member's name.
+// Members implements [store.Directory].
 func (s *Store) Members(ctx context.Context, f func(member codec.ID, name string) error) error {
 	return s.each(ctx, func(r *sql.Rows) error {
 		var m codec.ID
@@ -72,17 +72,17 @@ func (s *Store) Members(ctx context.Context, f func(member codec.ID, name string
 	}, `SELECT id, name FROM members ORDER BY id`)
 }
 
-// KeyPackages returns how many KeyPackages a device has in stock.
+// KeyPackages implements [store.Directory].
 func (s *Store) KeyPackages(ctx context.Context, device codec.Hash) (int, error) {
 	var n int
 	err := s.one(ctx, []any{&n}, `SELECT COUNT(*) FROM keypackages WHERE device = ?`, device[:])
 	return n, err
 }
 
-// Conversations calls f with each conversation, the heads' own among them.
-func (s *Store) Conversations(ctx context.Context, f func(c *Conversation) error) error {
+// Conversations implements [store.Messages].
+func (s *Store) Conversations(ctx context.Context, f func(c *store.Conversation) error) error {
 	return s.each(ctx, func(r *sql.Rows) error {
-		c := new(Conversation)
+		c := new(store.Conversation)
 		var epoch, removal, positions int64
 		if err := r.Scan(id{&c.ID}, &epoch, &removal, hash{&c.Commit}, &positions, hash{&c.Leaf}, &c.Last); err != nil {
 			return err
@@ -92,9 +92,9 @@ func (s *Store) Conversations(ctx context.Context, f func(c *Conversation) error
 	}, `SELECT id, epoch, removal, commitment, positions, leaf, last FROM conversations ORDER BY id`)
 }
 
-// Epoch returns the epoch of a commit statement, or ErrNotFound.
-func (s *Store) Epoch(ctx context.Context, statement codec.Hash) (*Epoch, error) {
-	e := &Epoch{Hash: statement}
+// Epoch implements [store.Messages].
+func (s *Store) Epoch(ctx context.Context, statement codec.Hash) (*store.Epoch, error) {
+	e := &store.Epoch{Hash: statement}
 	var epoch int64
 	var roster []byte
 	err := s.one(ctx, []any{id{&e.Conversation}, &epoch, &e.Leaf, &roster},
@@ -107,10 +107,10 @@ func (s *Store) Epoch(ctx context.Context, statement codec.Hash) (*Epoch, error)
 	return e, err
 }
 
-// Memberships calls f with each membership, oldest first.
-func (s *Store) Memberships(ctx context.Context, f func(m *Membership) error) error {
+// Memberships implements [store.Messages].
+func (s *Store) Memberships(ctx context.Context, f func(m *store.Membership) error) error {
 	return s.each(ctx, func(r *sql.Rows) error {
-		m := new(Membership)
+		m := new(store.Membership)
 		var epoch int64
 		if err := r.Scan(hash{&m.Device}, id{&m.Conversation}, &m.Since, &epoch, &m.Until); err != nil {
 			return err
@@ -123,8 +123,8 @@ func (s *Store) Memberships(ctx context.Context, f func(m *Membership) error) er
 const leafColumns = `idx, kind, conversation, position, epoch, device, queued, COALESCE(seq, -1), COALESCE(core, zeroblob(32)),
 	envelope_kind, day, object, receipt, envelope, tags`
 
-func scanLeaf(scan func(dest ...any) error) (*Leaf, error) {
-	l := new(Leaf)
+func scanLeaf(scan func(dest ...any) error) (*store.Leaf, error) {
+	l := new(store.Leaf)
 	var kind, position, epoch, seq, envelopeKind, day int64
 	err := scan(&l.Index, &kind, id{&l.Conversation}, &position, &epoch, hash{&l.Device}, &l.Queued, &seq, hash{&l.Core},
 		&envelopeKind, &day, &l.Object, &l.Receipt, &l.Envelope, &l.Tags)
@@ -137,61 +137,50 @@ func scanLeaf(scan func(dest ...any) error) (*Leaf, error) {
 	return l, nil
 }
 
-// Leaf returns a leaf by its index, or ErrNotFound.
-func (s *Store) Leaf(ctx context.Context, index int64) (*Leaf, error) {
+// Leaf implements [store.Messages].
+func (s *Store) Leaf(ctx context.Context, index int64) (*store.Leaf, error) {
 	return s.leaf(ctx, `idx = ?`, index)
 }
 
-// LeafByCore returns the leaf of a core, or ErrNotFound.
-func (s *Store) LeafByCore(ctx context.Context, core codec.Hash) (*Leaf, error) {
+// LeafByCore implements [store.Messages].
+func (s *Store) LeafByCore(ctx context.Context, core codec.Hash) (*store.Leaf, error) {
 	return s.leaf(ctx, `core = ?`, core[:])
 }
 
-func (s *Store) leaf(ctx context.Context, where string, args ...any) (*Leaf, error) {
-	var out *Leaf
+func (s *Store) leaf(ctx context.Context, where string, args ...any) (*store.Leaf, error) {
+	var out *store.Leaf
 	err := s.each(ctx, func(r *sql.Rows) (err error) {
 		out, err = scanLeaf(r.Scan)
 		return err
 	}, `SELECT `+leafColumns+` FROM leaves WHERE `+where, args...)
 	if err == nil && out == nil {
-		err = ErrNotFound
+		err = store.ErrNotFound
 	}
 	return out, err
 }
 
-// Chain returns a device's place in a conversation: the beginning where it has
-// sent nothing.
-func (s *Store) Chain(ctx context.Context, device codec.Hash, conversation codec.ID) (*Chain, error) {
-	c := &Chain{Device: device, Conversation: conversation}
+// Chain implements [store.Messages].
+func (s *Store) Chain(ctx context.Context, device codec.Hash, conversation codec.ID) (*store.Chain, error) {
+	c := &store.Chain{Device: device, Conversation: conversation}
 	var next int64
 	err := s.one(ctx, []any{&next, hash{&c.Prev}}, `SELECT next, prev FROM chains WHERE device = ? AND conversation = ?`, device[:], conversation[:])
 	c.Next = uint64(next)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) {
 		err = nil
 	}
 	return c, err
 }
 
-// LeafAt returns a conversation's leaf at a position, or ErrNotFound.
-func (s *Store) LeafAt(ctx context.Context, conversation codec.ID, position uint64) (*Leaf, error) {
+// LeafAt implements [store.Messages].
+func (s *Store) LeafAt(ctx context.Context, conversation codec.ID, position uint64) (*store.Leaf, error) {
 	return s.leaf(ctx, `conversation = ? AND position = ?`, conversation[:], int64(position))
 }
 
-// Queued is a leaf as a queue delivers it.
-type Queued struct {
-	Leaf
-	Body    []byte
-	Welcome []byte
-}
-
-// Queue returns up to limit leaves of a member's conversation from index from on
-// and below index to that are for the member, with their ciphertexts as far as
-// they are still there: not its own, and no message of an epoch before its
-// first.
-func (s *Store) Queue(ctx context.Context, m *Membership, from, to int64, limit int) ([]*Queued, error) {
-	var out []*Queued
+// Queue implements [store.Queues].
+func (s *Store) Queue(ctx context.Context, m *store.Membership, from, to int64, limit int) ([]*store.Queued, error) {
+	var out []*store.Queued
 	err := s.each(ctx, func(r *sql.Rows) error {
-		q := new(Queued)
+		q := new(store.Queued)
 		var kind, position, epoch int64
 		err := r.Scan(&q.Index, &kind, &position, &epoch, hash{&q.Device}, &q.Object, &q.Receipt, &q.Tags, &q.Body, &q.Welcome)
 		q.Conversation, q.Kind, q.Position, q.Epoch = m.Conversation, manifest.LeafKind(kind), uint64(position), uint64(epoch)
@@ -204,8 +193,7 @@ func (s *Store) Queue(ctx context.Context, m *Membership, from, to int64, limit 
 	return out, err
 }
 
-// Range returns the first and last position of a conversation's envelopes that
-// a request may open (records, index envelopes, captures) of the given days, both included, and false where there are none.
+// Range implements [store.Messages].
 func (s *Store) Range(ctx context.Context, conversation codec.ID, fromDay, toDay uint32) (first, last uint64, ok bool, err error) {
 	var lo, hi sql.NullInt64
 	err = s.one(ctx, []any{&lo, &hi}, `SELECT MIN(position), MAX(position) FROM leaves
@@ -213,9 +201,8 @@ func (s *Store) Range(ctx context.Context, conversation codec.ID, fromDay, toDay
 	return uint64(lo.Int64), uint64(hi.Int64), lo.Valid, err
 }
 
-// Leaves calls f with a conversation's leaves between two positions, both
-// included, until it returns false.
-func (s *Store) Leaves(ctx context.Context, conversation codec.ID, first, last uint64, f func(l *Leaf) bool) error {
+// Leaves implements [store.Messages].
+func (s *Store) Leaves(ctx context.Context, conversation codec.ID, first, last uint64, f func(l *store.Leaf) bool) error {
 	err := s.each(ctx, func(r *sql.Rows) error {
 		l, err := scanLeaf(r.Scan)
 		if err == nil && !f(l) {
@@ -230,7 +217,7 @@ func (s *Store) Leaves(ctx context.Context, conversation codec.ID, first, last u
 	return err
 }
 
-// Cursors calls f with the place of each device's queue.
+// Cursors implements [store.Queues].
 func (s *Store) Cursors(ctx context.Context, f func(device codec.Hash, cursor uint64) error) error {
 	return s.each(ctx, func(r *sql.Rows) error {
 		var d codec.Hash
@@ -242,17 +229,11 @@ func (s *Store) Cursors(ctx context.Context, f func(device codec.Hash, cursor ui
 	}, `SELECT device, cursor FROM cursors`)
 }
 
-// Notice is a queued notice.
-type Notice struct {
-	Cursor uint64
-	Body   []byte
-}
-
-// Notices returns a device's notices after a cursor, in order.
-func (s *Store) Notices(ctx context.Context, device codec.Hash, after uint64) ([]Notice, error) {
-	var out []Notice
+// Notices implements [store.Queues].
+func (s *Store) Notices(ctx context.Context, device codec.Hash, after uint64) ([]store.Notice, error) {
+	var out []store.Notice
 	err := s.each(ctx, func(r *sql.Rows) error {
-		var n Notice
+		var n store.Notice
 		var cursor int64
 		err := r.Scan(&cursor, &n.Body)
 		n.Cursor = uint64(cursor)
@@ -262,15 +243,14 @@ func (s *Store) Notices(ctx context.Context, device codec.Hash, after uint64) ([
 	return out, err
 }
 
-// Ack returns up to where a device has acknowledged a conversation and read it,
-// or ErrNotFound.
+// Ack implements [store.Queues].
 func (s *Store) Ack(ctx context.Context, conversation codec.ID, device codec.Hash) (position, read uint64, err error) {
 	var p, r int64
 	err = s.one(ctx, []any{&p, &r}, `SELECT position, read FROM acks WHERE conversation = ? AND device = ?`, conversation[:], device[:])
 	return uint64(p), uint64(r), err
 }
 
-// Acks returns the newest acknowledgement of each device of a conversation.
+// Acks implements [store.Queues].
 func (s *Store) Acks(ctx context.Context, conversation codec.ID) ([][]byte, error) {
 	var out [][]byte
 	err := s.each(ctx, func(r *sql.Rows) error {
@@ -282,14 +262,14 @@ func (s *Store) Acks(ctx context.Context, conversation codec.ID) ([][]byte, erro
 	return out, err
 }
 
-// Production returns a request's sealed production, or ErrNotFound.
+// Production implements [store.Productions].
 func (s *Store) Production(ctx context.Context, request codec.Hash) ([]byte, error) {
 	var b []byte
 	err := s.one(ctx, []any{&b}, `SELECT sealed FROM productions WHERE request = ?`, request[:])
 	return b, err
 }
 
-// Counts returns how many leaves are messages and how many carry an envelope.
+// Counts implements [store.Messages].
 func (s *Store) Counts(ctx context.Context) (messages, envelopes int64, err error) {
 	err = s.one(ctx, []any{&messages, &envelopes}, `SELECT COALESCE(SUM(envelope_kind = 1), 0), COUNT(*) FROM leaves WHERE kind = 1`)
 	return messages, envelopes, err

@@ -1,9 +1,11 @@
-package store
+package sqlite
 
 import (
 	"context"
 	"database/sql"
 	"fmt"
+
+	"chancery/internal/store"
 )
 
 // migrations bring the tables from each version to the next. What has been
@@ -139,7 +141,7 @@ func migrate(ctx context.Context, conn *sql.Conn) error {
 	}
 	steps := migrations()
 	if version > len(steps) {
-		return fmt.Errorf("version %d, known to %d: %w", version, len(steps), ErrNewer)
+		return fmt.Errorf("version %d, known to %d: %w", version, len(steps), store.ErrNewer)
 	}
 	for n := version; n < len(steps); n++ {
 		if err := step(ctx, conn, n+1, steps[n]); err != nil {

@@ -1,0 +1,77 @@
+package store
+
+import (
+	"chancery/codec"
+	"chancery/manifest"
+)
+
+// Conversation is where a conversation stands.
+type Conversation struct {
+	ID        codec.ID
+	Epoch     uint64     // newest
+	Removal   uint64     // newest epoch that removed a device, 0 for none
+	Commit    codec.Hash // newest commit statement
+	Positions uint64     // leaves so far: the position of the next
+	Leaf      codec.Hash // newest leaf
+	Last      int64      // its index in the messages log
+}
+
+// Epoch is an epoch of a conversation.
+type Epoch struct {
+	Hash         codec.Hash // of the commit statement
+	Conversation codec.ID
+	Epoch        uint64
+	Leaf         int64 // index of the statement's leaf
+	Roster       manifest.Roster
+}
+
+// Membership is a device's time in a conversation.
+type Membership struct {
+	Device       codec.Hash
+	Conversation codec.ID
+	Since        int64  // leaf index of the commit that added it
+	Epoch        uint64 // of that commit
+	Until        int64  // leaf index of the commit that removed it, or -1
+}
+
+// Leaf is what a leaf of the messages log stands for.
+type Leaf struct {
+	Index        int64
+	Kind         manifest.LeafKind
+	Conversation codec.ID
+	Position     uint64
+	Epoch        uint64 // of the conversation, that its members are to be in
+	Device       codec.Hash
+	Queued       bool       // is delivered to the conversation's other devices
+	Chained      bool       // has a place in the device's chain: messages and voids
+	Seq          uint64     // where Chained
+	Core         codec.Hash // where Chained
+	EnvelopeKind uint8
+	Day          uint32
+	Object       []byte // manifest, commit statement, void or heads
+	Receipt      []byte // signed
+	Envelope     []byte
+	Tags         []byte
+}
+
+// Chain is a device's place in a conversation.
+type Chain struct {
+	Device       codec.Hash
+	Conversation codec.ID
+	Next         uint64     // sequence number
+	Prev         codec.Hash // core
+}
+
+// Queued is a leaf as a queue delivers it: Leaf's Queued, Seq, Core, Day,
+// EnvelopeKind and Envelope are not set.
+type Queued struct {
+	Leaf
+	Body    []byte // empty once every device has it
+	Welcome []byte
+}
+
+// Notice is a queued notice.
+type Notice struct {
+	Cursor uint64
+	Body   []byte
+}
