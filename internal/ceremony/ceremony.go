@@ -68,11 +68,29 @@ func Submit(ctx context.Context, server Server, rand io.Reader, organisation cod
 		return nil, nil, err
 	}
 	submit := &wire.Submit{Statement: codec.Encode(statement), Opening: opening, Signatures: signatures}
-	done, err := server.Submit(ctx, submit)
+	done, err := Offer(ctx, server, submit)
 	if err != nil {
-		return nil, nil, fmt.Errorf("couldn't log the %s: %w", statement.Kind, err)
+		return nil, nil, err
 	}
 	return done, submit, nil
+}
+
+// Offer offers a statement to the log and makes sure that the answer is about
+// that statement. That it is logged is still the server's word: the witnessed
+// log shows it.
+func Offer(ctx context.Context, server Server, submit *wire.Submit) (*wire.Submitted, error) {
+	statement, err := control.ParseStatement(submit.Statement)
+	if err != nil {
+		return nil, err
+	}
+	done, err := server.Submit(ctx, submit)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't log the %s: %w", statement.Kind, err)
+	}
+	if done.Hash != statement.Hash() {
+		return nil, fmt.Errorf("couldn't log the %s: the server answers about another statement", statement.Kind)
+	}
+	return done, nil
 }
 
 // ErrMissing means that a statement waits for more signatures.

@@ -65,13 +65,26 @@ func (d *Desk) log(ctx context.Context, body control.Body) (codec.Hash, *wire.Su
 	if err := ceremony.Logged(done); err != nil {
 		return done.Hash, submit, err
 	}
-	return done.Hash, submit, d.await(ctx, done.Index)
+	return done.Hash, submit, d.await(ctx, done)
 }
+
+// ErrHidden means that the server said that it logged a statement, and the
+// witnessed log lacks it.
+var ErrHidden = errors.New("the server says that it logged the statement, and the witnessed log has something else in its place")
 
 // await waits until the witnesses have seen the leaf, so that whoever looks at
 // the log after this command sees what it did.
-func (d *Desk) await(ctx context.Context, index int64) error {
-	return Await(ctx, d.Replica, d.Server, index)
+func (d *Desk) await(ctx context.Context, done *wire.Submitted) error {
+	if err := Await(ctx, d.Replica, d.Server, done.Index); err != nil {
+		return err
+	}
+	err := ErrHidden
+	d.Replica.Read(func(s *control.State) {
+		if i, ok := s.Index(done.Hash); ok && i == done.Index {
+			err = nil
+		}
+	})
+	return err
 }
 
 // Await syncs the replica until it holds the leaf of that index, or ctx ends.
@@ -128,14 +141,14 @@ func (d *Desk) bind(ctx context.Context, body control.Body) (codec.Hash, error) 
 	}
 	submit := &wire.Submit{Statement: codec.Encode(statement), Opening: opening, Signatures: signatures}
 	handed := d.handOver(ctx, submit)
-	done, err := d.Server.Submit(ctx, submit)
+	done, err := ceremony.Offer(ctx, d.Server, submit)
 	if err != nil {
-		return statement.Hash(), errors.Join(fmt.Errorf("couldn't log the %s: %w", statement.Kind, err), handed)
+		return statement.Hash(), errors.Join(err, handed)
 	}
 	if err := ceremony.Logged(done); err != nil {
 		return done.Hash, errors.Join(err, handed)
 	}
-	if err := d.await(ctx, done.Index); err != nil {
+	if err := d.await(ctx, done); err != nil {
 		return done.Hash, errors.Join(err, handed)
 	}
 	if handed != nil {
