@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -464,9 +465,8 @@ func TestHidden(t *testing.T) {
 	t.Run("withdrawal", func(t *testing.T) {
 		h := s.ask(t, approvals, nil)
 		i := s.insider(t, h)
-		if _, err := lied(s.desk(s.reviewer)).Withdraw(attackContext(t), h, "a mistake"); err != nil {
-			t.Fatal(err)
-		}
+		_, err := lied(s.desk(s.reviewer)).Withdraw(attackContext(t), h, "a mistake")
+		hidden(t, err)
 		i.refusedByAll(want{code: request.CodeWithdrawn, reason: "as was handed over"}, all, everything, nil)
 		s.replica.Read(func(st *control.State) {
 			if r, _ := st.Request(h); r.Withdrawn != control.Never {
@@ -479,9 +479,8 @@ func TestHidden(t *testing.T) {
 	t.Run("veto", func(t *testing.T) {
 		h := s.ask(t, approvals, nil)
 		i := s.insider(t, h)
-		if _, err := lied(s.desk(s.approver[3])).Decide(attackContext(t), h, control.Refuse, "no"); err != nil {
-			t.Fatal(err)
-		}
+		_, err := lied(s.desk(s.approver[3])).Decide(attackContext(t), h, control.Refuse, "no")
+		hidden(t, err)
 		i.refusedByAll(want{code: request.CodeApprovals, reason: "as was handed over"}, all, everything, nil)
 		s.stopped(t, h, "too few keyholders answered", "keyholder-2: refused (approvals)")
 		s.untouched(t, h)
@@ -489,9 +488,8 @@ func TestHidden(t *testing.T) {
 	t.Run("withdrawal, after a restart of the holders", func(t *testing.T) {
 		h := s.ask(t, approvals, nil)
 		i := s.insider(t, h)
-		if _, err := lied(s.desk(s.officer[0])).Withdraw(attackContext(t), h, ""); err != nil {
-			t.Fatal(err)
-		}
+		_, err := lied(s.desk(s.officer[0])).Withdraw(attackContext(t), h, "")
+		hidden(t, err)
 		for _, x := range s.holders() {
 			p := s.program(t, x.Name)
 			if err := p.kill(); err != nil {
@@ -502,7 +500,37 @@ func TestHidden(t *testing.T) {
 		i.refusedByAll(want{code: request.CodeWithdrawn, reason: "as was handed over"}, all, everything, nil)
 	})
 	t.Run("hold", func(t *testing.T) { s.hiddenHold(t, lied(s.desk(s.reviewer))) })
+	t.Run("approval", func(t *testing.T) {
+		h := s.ask(t, approvals-1, nil)
+		_, err := lied(s.desk(s.approver[2])).Decide(attackContext(t), h, control.Approve, "")
+		hidden(t, err)
+		s.stopped(t, h, "2 of 3 approvals")
+	})
+	t.Run("answer about another statement", func(t *testing.T) {
+		m.tamper(nil, func(r *http.Request, body []byte) []byte {
+			var done wire.Submitted
+			if r.URL.Path != wire.PathControl || codec.Decode(body, &done) != nil {
+				return body
+			}
+			done.Hash = s.summary.Request
+			return codec.Encode(&done)
+		})
+		defer m.swallow()
+		_, err := lied(s.desk(s.reviewer)).OpenMatter(attackContext(t), &request.Details{Title: "a matter"})
+		if err == nil || !strings.Contains(err.Error(), "the server answers about another statement") {
+			t.Errorf("got %v", err)
+		}
+	})
 	t.Run("revocation", func(t *testing.T) { s.hiddenRevocation(t, lied(s.desk(s.officer[0]))) })
+}
+
+// hidden demands that a desk has noticed that the server logged nothing, and has
+// handed its statement to every holder all the same.
+func hidden(t *testing.T, err error) {
+	t.Helper()
+	if !errors.Is(err, matters.ErrHidden) || errors.Is(err, matters.ErrNotHandedOver) {
+		t.Fatalf("got %v, want %q", err, matters.ErrHidden)
+	}
 }
 
 // hiddenHold: the guards were handed a hold that the log lacks, and sign no
@@ -521,9 +549,7 @@ func (s *stage) hiddenHold(t *testing.T, desk *matters.Desk) {
 	held, free := s.month(t, now+2), s.month(t, now+3)
 	day := envelope.DayOf(time.Date(1970, time.Month(now+2+1), 15, 0, 0, 0, 0, time.UTC))
 	hold, err := desk.PlaceHold(ctx, file.Matter, ids, day, day, "keep it")
-	if err != nil {
-		t.Fatal(err)
-	}
+	hidden(t, err)
 	s.replica.Read(func(st *control.State) {
 		if _, ok := st.Hold(hold); ok {
 			t.Error("the server logged it: the test shows nothing")
