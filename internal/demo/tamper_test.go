@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
+	_ "modernc.org/sqlite" // the driver of the server's store
 
 	"chancery/client/remote"
 	"chancery/codec"
@@ -584,16 +585,6 @@ func (a *attack) endpoints(list []wire.Endpoint, through map[string]func(url str
 		}
 	}
 	return out
-}
-
-func (a *attack) urlOf(name string) string {
-	for _, e := range slices.Concat(a.home.Keyholders, a.home.Guards) {
-		if e.Name == name {
-			return e.URL
-		}
-	}
-	a.Fatalf("no holder %q", name)
-	return ""
 }
 
 // answersThrough runs an opener that reaches three keyholders through others,
