@@ -57,25 +57,10 @@ The search is for one word in the text, as a whole, in upper or lower case.`,
 			if a.json {
 				o.Out = a.err
 			}
-			summary, err := demo.Run(cmd.Context(), o)
-			if err != nil {
+			o.Played = func(s *demo.Summary) error { return a.printSummary(s, summaryFile) }
+			if _, err := demo.Run(cmd.Context(), o); err != nil {
 				return hint(err, "the programs' logs are in %s", filepath.Join(o.Dir, "logs"))
 			}
-			data, err := json.MarshalIndent(summary, "", "  ")
-			if err != nil {
-				return err
-			}
-			if summaryFile != "" {
-				if err := home.WriteFile(summaryFile, append(data, '\n'), 0o644); err != nil {
-					return err
-				}
-			}
-			if a.json {
-				_, err = a.out.Write(append(data, '\n'))
-				return err
-			}
-			fmt.Fprintf(a.out, "\nexport    %s\nevidence  %s\ncheck it  chancery verify --org %s %s\n\nverified\n",
-				summary.ExportFile, summary.EvidencePack, summary.Organisation, summary.EvidencePack)
 			return nil
 		},
 	}
@@ -95,6 +80,27 @@ The search is for one word in the text, as a whole, in upper or lower case.`,
 		}
 	}
 	return c
+}
+
+// printSummary says what the demo came to, in a file as well where one is named.
+func (a *app) printSummary(s *demo.Summary, file string) error {
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	data = append(data, '\n')
+	if file != "" {
+		if err := home.WriteFile(file, data, 0o644); err != nil {
+			return err
+		}
+	}
+	if a.json {
+		_, err := a.out.Write(data)
+		return err
+	}
+	_, err = fmt.Fprintf(a.out, "\nexport    %s\nevidence  %s\ncheck it  chancery verify --org %s %s\n\nverified\n",
+		s.ExportFile, s.EvidencePack, s.Organisation, s.EvidencePack)
+	return err
 }
 
 func (a *app) devicesCommand() *cobra.Command {

@@ -68,6 +68,7 @@ type Options struct {
 	Keep       bool     // leave the programs running until ctx ends
 	Binary     string   // the program to start in its roles
 	Out        io.Writer
+	Played     func(*Summary) error // told the result, before Keep waits; may be nil
 }
 
 // Summary is what the demo reports, and what `--json` writes.
@@ -136,8 +137,13 @@ func Run(ctx context.Context, o Options) (*Summary, error) {
 		}
 		s.summary.Seconds[phase.name] = time.Since(start).Seconds()
 	}
+	if o.Played != nil {
+		if err := o.Played(s.summary); err != nil {
+			return s.summary, err
+		}
+	}
 	if o.Keep {
-		s.step("left running: server %s, home folder %s; press Ctrl-C to stop", s.home.Server, o.Dir)
+		s.step("left running: server %s, home folder %s; press Ctrl-C to stop", s.home.Server, s.Dir)
 		<-ctx.Done()
 	}
 	return s.summary, nil
