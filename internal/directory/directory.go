@@ -287,6 +287,10 @@ func checkOpening(s *control.Statement, o *control.Opening) error {
 func (d *Directory) admissible(s *control.Statement, signatures []control.Signature) error {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
+	if _, logged := d.state.Index(s.Hash()); logged {
+		// Offered again it is only answered; an invitation that signed it is used.
+		return nil
+	}
 	own := introduces(s)
 	for _, g := range signatures {
 		if g.Key != own && !d.knows(g) {
