@@ -532,7 +532,7 @@ type hostOrders struct {
 	Key          []byte            `json:"key"`
 	Invites      []ceremony.Invite `json:"invites"`
 	Others       []codec.ID        `json:"others"`
-	Conversation codec.ID          `json:"conversation"`
+	Conversation codec.ID          `json:"conversation"` // zero: enrol and end
 }
 
 // hostEnv names the file of orders. The process of this test binary that has it
@@ -558,6 +558,10 @@ func runHost(path string) error {
 		return err
 	}
 	defer h.Close()
+	if orders.Conversation.IsZero() {
+		fmt.Println("enrolling")
+		return h.enrolRest(ctx)
+	}
 	stop := make(chan struct{})
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
@@ -592,6 +596,85 @@ func runHost(path string) error {
 		}
 		return nil
 	})
+}
+
+// enrolRest enrols whoever isn't yet.
+func (h *host) enrolRest(ctx context.Context) error {
+	return each(ctx, h.names, func(ctx context.Context, name string) error {
+		invitation, err := h.invites[name].Key()
+		if err != nil {
+			return err
+		}
+		if err := h.Enrol(ctx, h.members[name], label, name, invitation); !errors.Is(err, client.ErrEnrolled) {
+			return err
+		}
+		return nil
+	})
+}
+
+// TestKillEnrolment kills the process that enrols devices until it gets to its
+// end: each member has one device, which works.
+func TestKillEnrolment(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), killTime())
+	defer cancel()
+	s := scene(t, "keys")
+	k := newKiller(t)
+	for n := range rounds(3, 30) {
+		names := []string{"Ada", "Ben", "Cleo", "Dora", "Eli", "Fay"}
+		invites := s.invite(ctx, t, names...)
+		o := DeviceOptions{Dir: s.path("devices", strconv.Itoa(n))}
+		crand.Read(o.Key[:]) // never fails
+		orders := writeOrders(t, s, &hostOrders{Dir: o.Dir, Key: o.Key[:], Invites: invites})
+		for range 12 {
+			k.kills["device host"]++
+			if err := newJournal().runAndKill(ctx, orders, codec.ID{}, k, 150*time.Millisecond); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h, err := newHost(ctx, o, invites)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.Close() })
+		if err := h.enrolRest(ctx); err != nil {
+			t.Fatal(err)
+		}
+		id, err := h.create(ctx, "Ada", "", names[1:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := newJournal()
+		if err := j.say(ctx, h, "Ada", fmt.Sprint("first words ", n), id); err != nil {
+			t.Fatal(err)
+		}
+		settled(ctx, t, h)
+		all := map[string]*host{}
+		if err := s.replica.Sync(ctx, s.server); err != nil {
+			t.Fatal(err)
+		}
+		s.replica.Read(func(st *control.State) {
+			for name, member := range h.members {
+				all[name] = h
+				if devices := st.Devices(member); len(devices) != 1 {
+					t.Errorf("%s has devices %v", name, devices)
+				}
+			}
+		})
+		j.checkDelivered(t, id, all)
+	}
+}
+
+func writeOrders(t *testing.T, s *stage, o *hostOrders) string {
+	t.Helper()
+	data, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := s.path("orders.json")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // TestKillDevices kills the process that hosts sending devices, and lets it go
@@ -632,24 +715,19 @@ func TestKillDevices(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	orders, err := json.Marshal(&hostOrders{Dir: away.Dir, Key: away.Key[:], Invites: invites[:2], Others: []codec.ID{invites[2].Member}, Conversation: id})
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := s.path("orders.json")
-	if err := os.WriteFile(path, orders, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	orders := writeOrders(t, s, &hostOrders{
+		Dir: away.Dir, Key: away.Key[:], Invites: invites[:2], Others: []codec.ID{invites[2].Member}, Conversation: id,
+	})
 	j := newJournal()
 	for n := range rounds(36, 300) {
 		k.kills["device host"]++
-		if err := j.runAndKill(ctx, path, id, k); err != nil {
+		if err := j.runAndKill(ctx, orders, id, k, 350*time.Millisecond); err != nil {
 			t.Fatalf("run %d: %v", n+1, err)
 		}
+		if err := cleo.sync(ctx, "Cleo"); err != nil { // and stock KeyPackages
+			t.Fatal(err)
+		}
 		if n%3 == 0 {
-			if err := cleo.sync(ctx, "Cleo"); err != nil {
-				t.Fatal(err)
-			}
 			if err := j.say(ctx, cleo, "Cleo", fmt.Sprintf("Cleo-%d", n), id); err != nil {
 				t.Fatal(err)
 			}
@@ -671,9 +749,9 @@ func TestKillDevices(t *testing.T) {
 	checkBooks(ctx, t, s, receipted, newSightings(s))
 }
 
-// runAndKill starts the device host, kills it after a while and notes what it
-// said until then.
-func (j *journal) runAndKill(ctx context.Context, orders string, conversation codec.ID, k *killer) error {
+// runAndKill starts the device host, kills it within most of its first word, and
+// notes what it said until then.
+func (j *journal) runAndKill(ctx context.Context, orders string, conversation codec.ID, k *killer, most time.Duration) error {
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), hostEnv+"="+orders)
 	var problems bytes.Buffer
@@ -696,7 +774,7 @@ func (j *journal) runAndKill(ctx context.Context, orders string, conversation co
 		if !started {
 			// From the first message on: before it nothing is at stake.
 			started = true
-			time.AfterFunc(time.Duration(k.Float64()*float64(350*time.Millisecond)), func() { cmd.Process.Kill() })
+			time.AfterFunc(time.Duration(k.Float64()*float64(most)), func() { cmd.Process.Kill() })
 		}
 		failed = errors.Join(failed, j.hear(lines.Text(), conversation))
 	}
@@ -711,6 +789,8 @@ func (j *journal) runAndKill(ctx context.Context, orders string, conversation co
 func (j *journal) hear(line string, conversation codec.ID) error {
 	word, rest, _ := strings.Cut(line, " ")
 	switch word {
+	case "enrolling":
+		return nil
 	case "try":
 		j.try(rest, conversation)
 		return nil
