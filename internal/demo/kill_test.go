@@ -1046,7 +1046,7 @@ func TestKillApprovals(t *testing.T) {
 		}
 	})
 	server := s.program(t, "server")
-	for range rounds(30, 300) {
+	for range rounds(30, 200) {
 		err := k.strike(server, 60*time.Millisecond)
 		if err == nil && k.IntN(4) > 0 {
 			err = up(ctx, server)
@@ -1130,6 +1130,7 @@ func (d *petitions) log(ctx context.Context, body control.Body, signers ...ssh.S
 	if err != nil {
 		return codec.Hash{}, err
 	}
+	time.Sleep(20 * time.Millisecond) // a restarted server replays the whole log
 	p := petition{hash: statement.Hash(), index: -1}
 	for i, key := range signers {
 		signature, err := control.SignSSH(key, statement)
