@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,5 +39,31 @@ func TestByHand(t *testing.T) {
 	}
 	if lines := strings.Fields(string(out)); lines[len(lines)-1] != "2" {
 		t.Errorf("the export has %s messages about invoices, want 2\n%s", lines[len(lines)-1], out)
+	}
+}
+
+// TestReadme runs the README's first command as it stands, as a newcomer would.
+func TestReadme(t *testing.T) {
+	shell := testenv.Program(t, "bash", "Debian package bash")
+	page, err := os.ReadFile(filepath.Join(testenv.Root(), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```\n(.*?)\n```").FindAllStringSubmatch(string(page), -1)
+	if len(blocks) != 2 || blocks[1][1] != "./test" {
+		t.Fatalf("the README has %d commands, want the demo and ./test", len(blocks))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, shell, "-c", blocks[0][1])
+	cmd.Dir = testenv.Root()
+	cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
+	cmd.WaitDelay = 10 * time.Second
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if !strings.HasSuffix(string(out), "\nverified\n") {
+		t.Errorf("the demo doesn't end with verified:\n%s", out)
 	}
 }
