@@ -29,7 +29,7 @@ var layers = [][]string{
 	{"sshsig", "envelope", "blindindex", "ledger", "manifest", "control", "request", "pack", "report", "internal/wire"},
 	{
 		"client", "client/remote", "verify", "internal/httpsig", "internal/tlogtiles", "internal/replica",
-		"internal/custody", "internal/home", "client/state",
+		"internal/dirlock", "internal/custody", "internal/home", "client/state",
 		"internal/ceremony", "internal/matters", "internal/opening", "internal/store", "internal/delivery", "internal/directory", "internal/keyholder",
 		"internal/opener", "internal/witness",
 	},

@@ -28,6 +28,7 @@ import (
 	"chancery/control"
 	"chancery/internal/custody"
 	"chancery/internal/directory"
+	"chancery/internal/dirlock"
 	"chancery/internal/home"
 	"chancery/internal/replica"
 	"chancery/internal/wire"
@@ -129,7 +130,7 @@ func hints(err error) []string {
 		out = append(out, "the file is whole and its secret another: look for the right --key-file or CHANCERY_PASSPHRASE")
 	case errors.Is(err, custody.ErrKeyFile):
 		out = append(out, "a key file has exactly 32 bytes and mode 0600; `init` and `device enrol` make it")
-	case errors.Is(err, custody.ErrInUse):
+	case errors.Is(err, dirlock.ErrInUse):
 		out = append(out, "it runs already: one folder serves one process")
 	case errors.Is(err, client.ErrNoConversation):
 		out = append(out, "`chancery conversation list` shows this device's conversations")

@@ -14,6 +14,7 @@ import (
 
 	"chancery/codec"
 	"chancery/control"
+	"chancery/internal/dirlock"
 	"chancery/quorum"
 )
 
@@ -33,8 +34,6 @@ var (
 	ErrRole = errors.New("not in this holder's role")
 	// ErrNotHeld means that a share or month's key is not here, or no longer.
 	ErrNotHeld = errors.New("key is not held here")
-	// ErrInUse means that another process has the holder's directory.
-	ErrInUse = errors.New("holder's directory is in use by another process")
 	// ErrFull means that a file holds as many keys as it may.
 	ErrFull = errors.New("holder holds too many keys")
 )
@@ -143,14 +142,14 @@ func Create(dir string, s Secret, name, jurisdiction string, role Role) (control
 }
 
 // OpenHolder opens the holder in a directory and takes the directory for this
-// process until Close. It returns ErrSecret, ErrSealed, ErrInUse or the
+// process until Close. It returns ErrSecret, ErrSealed, dirlock.ErrInUse or the
 // system's error, wrapped.
 func OpenHolder(dir string, s Secret) (*File, error) {
 	path := filepath.Join(dir, fileName)
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("no holder in %s: %w", dir, err)
 	}
-	l, err := lock(dir)
+	l, err := dirlock.Acquire(dir)
 	if err != nil {
 		return nil, err
 	}

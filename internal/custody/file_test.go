@@ -13,6 +13,7 @@ import (
 
 	"chancery/codec"
 	"chancery/control"
+	"chancery/internal/dirlock"
 	"chancery/quorum"
 )
 
@@ -46,7 +47,7 @@ func TestHolder(t *testing.T) {
 	if f.PublicKey() != h.Sign || !bytes.Equal(f.Encrypt(), h.Encrypt) || !f.Guard() || f.Name() != "guard" {
 		t.Error("opened another holder than was made")
 	}
-	if _, err := OpenHolder(dir, testKey); !errors.Is(err, ErrInUse) {
+	if _, err := OpenHolder(dir, testKey); !errors.Is(err, dirlock.ErrInUse) {
 		t.Errorf("two at a time: %v", err)
 	}
 	seed := f.sign.Seed()

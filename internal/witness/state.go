@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"chancery/internal/dirlock"
 )
 
 const (
@@ -32,7 +34,7 @@ func LoadOrCreateKey(dir string, random io.Reader) (ed25519.PrivateKey, error) {
 		return nil, fmt.Errorf("couldn't create witness directory: %w", err)
 	}
 	// Of two processes that find no key only one may make it.
-	held, err := lock(dir)
+	held, err := dirlock.Acquire(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,7 @@ import (
 	"sync"
 	"time"
 
+	"chancery/internal/dirlock"
 	"chancery/ledger"
 
 	"golang.org/x/mod/sumdb/note"
@@ -167,7 +168,7 @@ func open(cfg Config) (*witness, error) {
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("couldn't create witness directory: %w", err)
 	}
-	if w.lock, err = lock(cfg.Dir); err != nil {
+	if w.lock, err = dirlock.Acquire(cfg.Dir); err != nil {
 		return nil, err
 	}
 	if err := w.load(cfg.Logs); err != nil {

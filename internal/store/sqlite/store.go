@@ -22,6 +22,7 @@ import (
 	_ "modernc.org/sqlite" // the database/sql driver "sqlite"
 
 	"chancery/codec"
+	"chancery/internal/dirlock"
 	"chancery/internal/store"
 	"chancery/ledger"
 )
@@ -71,7 +72,7 @@ type head struct {
 // Open opens or creates the database in a directory, for this process alone.
 // It returns store.ErrNewer, wrapped, for a later version's.
 func Open(dir string, opts Options) (*Store, error) {
-	lock, err := lock(dir)
+	lock, err := dirlock.Acquire(dir)
 	if err != nil {
 		return nil, err
 	}
