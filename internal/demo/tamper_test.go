@@ -1080,10 +1080,7 @@ func (a *attack) edge(log int) []byte {
 // TestFsckBothLogs has another implementation read both logs of a live server
 // whole: Tessera's cmd/fsck.
 func TestFsckBothLogs(t *testing.T) {
-	bin := os.Getenv("CHANCERY_FSCK")
-	if bin == "" {
-		bin = testenv.Program(t, "fsck", "go install github.com/transparency-dev/tessera/cmd/fsck@v1.0.4, then CHANCERY_FSCK or PATH")
-	}
+	bin := testenv.TesseraFsck(t)
 	s := scene(t, "talk")
 	var g *control.Genesis
 	s.replica.Read(func(st *control.State) { g = st.Genesis() })

@@ -4,6 +4,7 @@
 package testenv
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +30,24 @@ func Program(t testing.TB, name, from string) string {
 		Missing(t, "%s is not installed (%s)", name, from)
 	}
 	return path
+}
+
+// TesseraFsck returns the path of Tessera's cmd/fsck, from $CHANCERY_FSCK or the
+// PATH, where the file system's checker of the same name is no substitute.
+func TesseraFsck(t testing.TB) string {
+	t.Helper()
+	if bin := os.Getenv("CHANCERY_FSCK"); bin != "" {
+		return bin
+	}
+	bin, err := exec.LookPath("fsck")
+	if err == nil {
+		help, _ := exec.Command(bin, "-h").CombinedOutput() // exits with an error either way
+		if bytes.Contains(help, []byte("tlog-tiles")) {
+			return bin
+		}
+	}
+	Missing(t, "Tessera's fsck is not installed: GOBIN=DIR go install github.com/transparency-dev/tessera/cmd/fsck@v1.0.4, then CHANCERY_FSCK=DIR/fsck")
+	return ""
 }
 
 // Root returns the repository's root.

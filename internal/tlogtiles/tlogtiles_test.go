@@ -371,13 +371,7 @@ func TestClientUnavailable(t *testing.T) {
 // TestTesseraFsck has another implementation read the whole log: Tessera's
 // cmd/fsck v1.0.4, from $CHANCERY_FSCK or the PATH.
 func TestTesseraFsck(t *testing.T) {
-	bin := os.Getenv("CHANCERY_FSCK")
-	if bin == "" {
-		var err error
-		if bin, err = exec.LookPath("fsck"); err != nil || !isTessera(bin) {
-			testenv.Missing(t, "Tessera's fsck is missing: GOBIN=DIR go install github.com/transparency-dev/tessera/cmd/fsck@v1.0.4, then CHANCERY_FSCK=DIR/fsck")
-		}
-	}
+	bin := testenv.TesseraFsck(t)
 	for _, size := range []int{1, 256, 600, 70_000} {
 		m, _ := newMemory(t)
 		m.add(t, size, "a")
@@ -434,10 +428,4 @@ func fsck(t *testing.T, bin, url string) (ok bool, said string) {
 	}
 	t.Fatalf("fsck said neither yes nor no: %s", said)
 	return false, said
-}
-
-// isTessera tells Tessera's fsck from the system's, which checks disks.
-func isTessera(bin string) bool {
-	out, _ := exec.Command(bin, "-h").CombinedOutput()
-	return bytes.Contains(out, []byte("tlog-tiles"))
 }
