@@ -131,10 +131,10 @@ func (w *world) accepts(body control.Body, by ...orgtest.Signer) codec.Hash {
 		salted := *opening
 		salted.Salt[0] ^= 1
 		w.unchanged(kind+": with another salt", w.entry(s, by...), &salted, control.ErrConflict)
-		long := &control.Opening{Body: make([]byte, 65536)}
+		long := &control.Opening{Body: make([]byte, control.MaxBody+1)}
 		seal := long.Seal()
 		big := control.Statement{Organisation: w.ID, Kind: s.Kind, Body: seal[:]}
-		w.unchanged(kind+": of a body too long for a leaf", w.entry(&big, by...), long, control.ErrMalformed)
+		w.unchanged(kind+": of a body too long", w.entry(&big, by...), long, control.ErrMalformed)
 	}
 	h := w.Add(body, by...)
 	last := w.Leaves[len(w.Leaves)-1]

@@ -62,6 +62,10 @@ func (k Kind) Sealed() bool {
 	return false
 }
 
+// MaxBody is the greatest length in bytes of a sealed statement's body: a hold
+// or a request over some 60,000 custodians.
+const MaxBody = 1 << 20
+
 const (
 	leafVersion   = 1
 	maxEntry      = 65535 // C2SP tlog-tiles bundles carry a 16-bit length
@@ -246,7 +250,7 @@ func ParseStatement(data []byte) (*Statement, error) {
 type Opening struct {
 	_    struct{} `cbor:",toarray"`
 	Salt [32]byte
-	Body []byte
+	Body []byte // at most MaxBody
 }
 
 // Seal returns the 32 bytes that stand for the opening in the log:

@@ -133,6 +133,14 @@ func (w *world) holds(matter codec.ID, alice, bob *orgtest.Device) {
 	w.refuses("release of no hold", control.ErrConflict, &control.Release{Hold: alice.Hash}, w.Two()...)
 	w.refuses("release by the reviewer", control.ErrUnauthorised, &control.Release{Hold: h}, reviewer)
 	w.accepts(&control.Release{Hold: h, Reason: "settled"}, w.Two()...)
+
+	everybody := hold
+	everybody.ID, everybody.Custodians = codec.NewID(), make([]codec.ID, 10_000)
+	for i := range everybody.Custodians {
+		everybody.Custodians[i] = codec.NewID()
+	}
+	h = w.accepts(&everybody, reviewer)
+	w.accepts(&control.Release{Hold: h, Reason: "too wide"}, w.Two()...)
 	w.refuses("a second release", control.ErrConflict, &control.Release{Hold: h}, w.Two()...)
 }
 

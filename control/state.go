@@ -229,7 +229,7 @@ func (s *State) admit(e *entry, opening *Opening) error {
 			return nil
 		}
 		// The log bounds its entries and not what they stand for.
-		if len(opening.Body) > maxEntry {
+		if len(opening.Body) > MaxBody {
 			return fmt.Errorf("%w: body of %d bytes", ErrMalformed, len(opening.Body))
 		}
 		if opening.Seal() != codec.Hash(encoded) {

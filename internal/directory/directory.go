@@ -30,7 +30,6 @@ const (
 	maxPerKey     = 64                  // statements that one key brought
 	pendingAge    = 14 * 24 * time.Hour // after which a statement is forgotten
 	maxStatement  = 60 << 10            // so that the leaf fits 65,535 bytes
-	maxOpening    = 1 << 20
 	maxSignatures = 64
 
 	maxName        = 256
@@ -243,7 +242,7 @@ func gathers(k control.Kind) bool {
 // check decides what takes time, before the lock: form, sizes, whose signatures
 // they are, which is cheap, and then each by itself.
 func (d *Directory) check(in *wire.Submit) (*control.Statement, error) {
-	if len(in.Statement) > maxStatement || (in.Opening != nil && len(in.Opening.Body) > maxOpening) || len(in.Signatures) > maxSignatures {
+	if len(in.Statement) > maxStatement || (in.Opening != nil && len(in.Opening.Body) > control.MaxBody) || len(in.Signatures) > maxSignatures {
 		return nil, fmt.Errorf("statement: %w", ErrSize)
 	}
 	s, err := control.ParseStatement(in.Statement)

@@ -16,7 +16,7 @@ import (
 
 // maxNotice is the greatest length in bytes of a statement handed over: that of
 // a control leaf, with its opening.
-const maxNotice = 192 << 10
+const maxNotice = control.MaxBody + 128<<10
 
 var (
 	// errNotice means that a statement is of no kind that is handed over.
