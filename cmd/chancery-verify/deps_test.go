@@ -1,10 +1,9 @@
 package main
 
 import (
-	"os/exec"
-	"slices"
-	"strings"
 	"testing"
+
+	"chancery/internal/deptest"
 )
 
 // An auditor has to read what the auditor's program is made of, so that this
@@ -29,28 +28,5 @@ func TestDependencies(t *testing.T) {
 		"chancery/ledger", "chancery/manifest", "chancery/pack", "chancery/quorum", "chancery/request", "chancery/sshsig",
 		"chancery/verify",
 	}
-	if got := list(t, `{{if not .Standard}}{{.Module.Path}}{{end}}`); !slices.Equal(got, modules) {
-		t.Errorf("modules:\n%q\nwant\n%q", got, modules)
-	}
-	if got := list(t, `{{if not .Standard}}{{if eq .Module.Path "chancery"}}{{.ImportPath}}{{end}}{{end}}`); !slices.Equal(got, packages) {
-		t.Errorf("packages:\n%q\nwant\n%q", got, packages)
-	}
-	if got := list(t, `{{if .CgoFiles}}{{.ImportPath}}{{end}}`); len(got) > 0 {
-		t.Errorf("cgo in %q", got)
-	}
-}
-
-// list returns what a template makes of every package that the program is built
-// of without cgo, sorted, each once.
-func list(t *testing.T, template string) []string {
-	t.Helper()
-	cmd := exec.Command("go", "list", "-deps", "-f", template, ".")
-	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.Output()
-	if err != nil {
-		t.Skipf("no go command to ask: %v", err)
-	}
-	lines := strings.Fields(string(out))
-	slices.Sort(lines)
-	return slices.Compact(lines)
+	deptest.Program(t, modules, packages)
 }
