@@ -232,12 +232,12 @@ func TestCorpora(t *testing.T) {
 	} {
 		t.Run(strings.TrimSuffix(c.file, ".jsonl"), func(t *testing.T) {
 			path := testenv.Data(t, "corpus", c.file)
-			if testing.Short() {
-				t.Skip("-short")
-			}
 			limit := c.slice
-			if os.Getenv("CHANCERY_CAMPAIGN") != "" {
+			switch {
+			case campaign():
 				limit = c.most
+			case testing.Short():
+				limit = 100
 			}
 			lines := readLines(t, path, limit)
 			s := runDemo(t, Options{Corpus: path, Limit: limit, Term: c.term})

@@ -838,7 +838,7 @@ func (a *attack) faults() string {
 func (a *attack) flipPack() string {
 	data := a.read(a.summary.EvidencePack)
 	flips := 40
-	if os.Getenv("CHANCERY_CAMPAIGN") != "" {
+	if campaign() {
 		flips = 4000
 	}
 	at := []int{0, len(data) - 1}

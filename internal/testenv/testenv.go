@@ -57,12 +57,12 @@ func Root() string {
 }
 
 // Data returns the path of a file of the shared test data, which is not part of
-// the repository.
+// the repository: it is other people's, at ../shared/data.
 func Data(t testing.TB, elem ...string) string {
 	t.Helper()
 	path := filepath.Join(append([]string{Root(), "..", "shared", "data"}, elem...)...)
 	if _, err := os.Stat(path); err != nil {
-		Missing(t, "test data %s is not there", filepath.Join(elem...))
+		Missing(t, "../shared/data/%s is not there: CONTRIBUTING.md says where test data comes from", filepath.Join(elem...))
 	}
 	return path
 }
