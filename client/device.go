@@ -25,8 +25,11 @@ import (
 const (
 	fileName = "device.db"
 	// defaultStock is how many KeyPackages a device keeps at the server.
-	defaultStock    = 20
-	maxUpload       = 100 // KeyPackages in one request
+	defaultStock = 20
+	maxUpload    = 100 // KeyPackages in one request
+	// keptStocks is how many stocks of unused KeyPackages a device keeps the
+	// private halves of: a server or member that claims without end fills no disk.
+	keptStocks      = 10
 	ackInterval     = time.Minute
 	refreshInterval = time.Minute // between readings of the control log that nothing else calls for
 	// overdue is when a receipted leaf that no witnessed checkpoint covers
@@ -67,6 +70,7 @@ type Server interface {
 	replica.Source
 	Hashes(ctx context.Context, log ledger.Log, at ledger.Checkpoint) tlog.HashReader
 	Submit(ctx context.Context, s *wire.Submit) (*wire.Submitted, error)
+	KeyPackages(ctx context.Context) (left int, err error)
 	UploadKeyPackages(ctx context.Context, packages [][]byte) error
 	ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error)
 	Send(ctx context.Context, s *wire.Submission) ([][]byte, error)
@@ -115,7 +119,6 @@ const (
 	bucketMessage      = "message"
 	bucketOutbox       = "outbox"
 	bucketWaiting      = "waiting" // leaves that no witnessed checkpoint covers yet
-	bucketUpload       = "upload"  // KeyPackages on their way to the server
 	bucketMLS          = "mls"
 )
 
@@ -438,39 +441,32 @@ func (d *Device) await(ctx context.Context) error {
 	}
 }
 
-// restock tops up the device's KeyPackages at the server.
+// restock tops up the device's KeyPackages at the server. How many are left only
+// the server knows: one that was claimed may never come back in a Welcome.
 func (d *Device) restock(ctx context.Context) error {
-	var upload [][]byte
-	if err := d.read(bucketUpload, &upload); err != nil {
-		return err
+	left, err := d.server.KeyPackages(ctx)
+	if err != nil {
+		return fmt.Errorf("couldn't count KeyPackages: %w", err)
 	}
-	have, err := d.groups.Stocked()
+	if left > d.cfg.Stock/2 {
+		return nil
+	}
+	packages, err := d.groups.KeyPackages(d.cfg.Stock-left, keptStocks*d.cfg.Stock)
 	if err != nil {
 		return err
 	}
-	if have <= d.cfg.Stock/2 {
-		more, err := d.groups.KeyPackages(d.cfg.Stock - have)
-		if err != nil {
-			return err
-		}
-		upload = append(upload, more...)
-		// Their private halves first: a KeyPackage that the device can't open
-		// would lose it a conversation.
-		d.put(bucketUpload, "", codec.Encode(upload))
-		if err := d.save(); err != nil {
-			return err
-		}
+	// Their private halves first: a KeyPackage that the device can't open would
+	// lose it a conversation. An upload whose answer is lost is not repeated: what
+	// was claimed meanwhile would be given out twice.
+	if err := d.save(); err != nil {
+		return err
 	}
-	if len(upload) == 0 {
-		return nil
-	}
-	for part := range slices.Chunk(upload, maxUpload) {
+	for part := range slices.Chunk(packages, maxUpload) {
 		if err := d.server.UploadKeyPackages(ctx, part); err != nil {
 			return fmt.Errorf("couldn't stock KeyPackages: %w", err)
 		}
 	}
-	d.put(bucketUpload, "", nil)
-	return d.save()
+	return nil
 }
 
 // Close writes what is left to write and closes the device. Its key is erased.

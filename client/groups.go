@@ -40,10 +40,9 @@ type Credentials func(device codec.Hash, key codec.PublicKey, fresh bool) error
 // before the result of a method is acted on. A method that returns an error has
 // changed nothing. An implementation need not be safe for concurrent use.
 type Groups interface {
-	// KeyPackages makes n single-use KeyPackages (RFC 9420 §10).
-	KeyPackages(n int) ([][]byte, error)
-	// Stocked returns how many of them no Welcome has used.
-	Stocked() (int, error)
+	// KeyPackages makes n single-use KeyPackages (RFC 9420 §10), and forgets the
+	// oldest of those that no Welcome has used, beyond keep.
+	KeyPackages(n, keep int) ([][]byte, error)
 	// Create makes a group of one, at epoch 0.
 	Create(conversation codec.ID) (*Epoch, error)
 	// Add stages the commit that adds the devices of KeyPackages; Remove the one

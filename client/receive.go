@@ -187,6 +187,9 @@ func (d *Device) receive(ctx context.Context, sum *Summary) (taken int, err erro
 		if len(items) == 0 {
 			return taken, nil
 		}
+		if !slices.ContainsFunc(items, func(it wire.Delivery) bool { return it.Cursor > d.progress.Cursor }) {
+			return taken, fmt.Errorf("the queue gives again what was confirmed: %w", ErrServer)
+		}
 		if err := d.step("received"); err != nil {
 			return taken, err
 		}

@@ -184,6 +184,15 @@ func (s *fakeServer) Submit(_ context.Context, in *wire.Submit) (*wire.Submitted
 	return &wire.Submitted{Hash: st.Hash(), Index: s.org.Control.Append(entry)}, nil
 }
 
+func (c conn) KeyPackages(context.Context) (int, error) {
+	end, err := c.begin("stock")
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	return len(c.packages[c.device(c.key)]), nil
+}
+
 func (c conn) UploadKeyPackages(_ context.Context, packages [][]byte) error {
 	end, err := c.begin("upload")
 	if err != nil {
@@ -192,7 +201,8 @@ func (c conn) UploadKeyPackages(_ context.Context, packages [][]byte) error {
 	defer end()
 	d := c.device(c.key)
 	c.packages[d] = append(c.packages[d], packages...)
-	return nil
+	_, err = c.answered("upload")
+	return err
 }
 
 func (s *fakeServer) ClaimKeyPackages(_ context.Context, devices []codec.Hash) ([][]byte, error) {

@@ -139,6 +139,15 @@ func (c *Client) AddMember(ctx context.Context, m wire.Member) error {
 	return c.send(ctx, wire.PathMembers, codec.Encode(&m))
 }
 
+// KeyPackages returns how many of the device's KeyPackages nobody has claimed.
+func (c *Client) KeyPackages(ctx context.Context) (int, error) {
+	out, err := get[wire.Stock](ctx, c, wire.PathKeyPackages, nil)
+	if err != nil {
+		return 0, err
+	}
+	return int(out.Left), nil
+}
+
 // UploadKeyPackages stocks the device's KeyPackages.
 func (c *Client) UploadKeyPackages(ctx context.Context, packages [][]byte) error {
 	return c.send(ctx, wire.PathKeyPackages, codec.Encode(&wire.KeyPackages{Packages: packages}))

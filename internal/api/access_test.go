@@ -72,6 +72,7 @@ func endpoints(request codec.Hash) []endpoint {
 		{"GET", wire.PathPending, "holder " + people},
 		{"GET", wire.PathMembers, "device " + people},
 		{"POST", wire.PathMembers, "officer"},
+		{"GET", wire.PathKeyPackages, "device"},
 		{"POST", wire.PathKeyPackages, "device"},
 		{"POST", wire.PathClaim, "device"},
 		{"POST", wire.PathMessages, "device"},
@@ -342,6 +343,9 @@ func TestDirectory(t *testing.T) {
 	}
 	if err := s.as(alice).UploadKeyPackages(t.Context(), [][]byte{[]byte("a"), []byte("b")}); err != nil {
 		t.Fatal(err)
+	}
+	if left, err := s.as(alice).KeyPackages(t.Context()); err != nil || left != 2 {
+		t.Fatal(left, err)
 	}
 	for _, want := range []string{"a", "b", ""} {
 		got, err := s.as(bob).ClaimKeyPackages(t.Context(), []codec.Hash{alice.Hash})

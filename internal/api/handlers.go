@@ -67,6 +67,14 @@ func (s *server) addMember(c *call) (any, error) {
 	return nil, s.directory.AddMember(c.Context(), *m)
 }
 
+func (s *server) stocked(c *call) (any, error) {
+	left, err := s.directory.KeyPackages(c.Context(), c.who.device)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.Stock{Left: uint16(left)}, nil
+}
+
 func (s *server) stock(c *call) (any, error) {
 	in, err := decode[wire.KeyPackages](c)
 	if err != nil {

@@ -78,6 +78,7 @@ func (s *server) routes() []route {
 		{"GET " + wire.PathOpenings, anyone, "", 0, s.openings},
 		{"GET " + wire.PathMembers, directoryOf, "a device or a person with a role", 0, s.members},
 		{"POST " + wire.PathMembers, anOfficer, "an officer", small, s.addMember},
+		{"GET " + wire.PathKeyPackages, aDevice, "an enrolled device", 0, s.stocked},
 		{"POST " + wire.PathKeyPackages, aDevice, "an enrolled device", keyStock, s.stock},
 		{"POST " + wire.PathClaim, aDevice, "an enrolled device", 256 << 10, s.claim},
 		{"POST " + wire.PathMessages, aDevice, "an enrolled device", submission, s.message},

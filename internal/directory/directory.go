@@ -583,6 +583,11 @@ func (d *Directory) StockKeyPackages(ctx context.Context, device codec.Hash, pac
 	})
 }
 
+// KeyPackages returns how many of a device's KeyPackages nobody has claimed.
+func (d *Directory) KeyPackages(ctx context.Context, device codec.Hash) (int, error) {
+	return d.Store.KeyPackages(ctx, device)
+}
+
 // ClaimKeyPackages takes one KeyPackage of each device, empty where a device has
 // none.
 func (d *Directory) ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error) {

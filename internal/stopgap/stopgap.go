@@ -180,7 +180,7 @@ func (s *Groups) generate() (*keypackages.KeyPackage, *keypackages.KeyPackagePri
 }
 
 // KeyPackages implements client.Groups. Each is an MLSMessage (RFC 9420 §6).
-func (s *Groups) KeyPackages(n int) ([][]byte, error) {
+func (s *Groups) KeyPackages(n, keep int) ([][]byte, error) {
 	if err := s.loadStock(); err != nil {
 		return nil, err
 	}
@@ -199,15 +199,10 @@ func (s *Groups) KeyPackages(n int) ([][]byte, error) {
 		s.stock.changed = true
 		out = append(out, (&framing.MLSMessage{KeyPackage: raw}).Marshal())
 	}
-	return out, nil
-}
-
-// Stocked implements client.Groups.
-func (s *Groups) Stocked() (int, error) {
-	if err := s.loadStock(); err != nil {
-		return 0, err
+	for len(s.stock.Refs) > keep {
+		s.spend(s.stock.Refs[0])
 	}
-	return len(s.stock.Refs), nil
+	return out, nil
 }
 
 // mine returns this device's KeyPackage that a Welcome is for.

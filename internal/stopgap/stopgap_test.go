@@ -83,7 +83,7 @@ func (d *device) restart() { d.save(); d.open() }
 
 func (d *device) pkg() []byte {
 	d.w.t.Helper()
-	kps, err := d.KeyPackages(1)
+	kps, err := d.KeyPackages(1, 100)
 	if err != nil {
 		d.w.t.Fatal(err)
 	}
@@ -577,4 +577,22 @@ func BenchmarkGroup(b *testing.B) {
 		}
 		b.Logf("%d members: %d bytes on disk", n, size)
 	}
+}
+
+// Private halves that no Welcome ever asks for are forgotten, oldest first.
+func TestUnusedKeyPackagesAreBounded(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.device("a"), w.device("b")
+	id := codec.NewID()
+	first := b.pkg()
+	kept := must[[][]byte](t)(b.KeyPackages(3, 3))
+	b.restart()
+	must[*client.Epoch](t)(a.Create(id))
+	step := must[*client.Step](t)(a.Add(id, [][]byte{first}, w.check))
+	if _, err := b.Join(step.Welcome, w.check); err == nil {
+		t.Error("joined by a KeyPackage that was forgotten")
+	}
+	a.Discard(id)
+	step = must[*client.Step](t)(a.Add(id, kept[:1], w.check))
+	must[*client.Epoch](t)(b.Join(step.Welcome, w.check))
 }

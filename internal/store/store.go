@@ -132,7 +132,7 @@ type DirectoryTx interface {
 	DropPending(hash codec.Hash) error
 	// PutMember names a member; an empty name erases it.
 	PutMember(id codec.ID, name string) error
-	// PutKeyPackage stocks a KeyPackage.
+	// PutKeyPackage stocks a KeyPackage, unless it is in stock.
 	PutKeyPackage(device codec.Hash, pkg []byte) error
 	// TakeKeyPackage takes the oldest KeyPackage of a device, nil where it has
 	// none. Once committed nobody is given it again.

@@ -19,7 +19,7 @@ const (
 	PathPending       = "/v1/control/pending"   // GET: []Pending
 	PathOpenings      = "/v1/control/openings"  // GET ?from=index: []Opening
 	PathMembers       = "/v1/members"           // GET: []Member; POST Member
-	PathKeyPackages   = "/v1/keypackages"       // POST KeyPackages
+	PathKeyPackages   = "/v1/keypackages"       // GET: Stock of the asking device; POST KeyPackages
 	PathClaim         = "/v1/keypackages/claim" // POST Claim: [][]byte
 	PathMessages      = "/v1/messages"          // POST Submission: Receipted
 	PathCommits       = "/v1/commits"           // POST CommitSubmission: Receipted
@@ -125,6 +125,12 @@ type Member struct {
 type KeyPackages struct {
 	_        struct{} `cbor:",toarray"`
 	Packages [][]byte // at most 100, of at most 16 KiB
+}
+
+// Stock says how many of a device's KeyPackages nobody has claimed.
+type Stock struct {
+	_    struct{} `cbor:",toarray"`
+	Left uint16
 }
 
 // Claim asks for one KeyPackage of each device, in order.

@@ -100,7 +100,8 @@ func (tx *transaction) PutMember(id codec.ID, name string) error {
 }
 
 func (tx *transaction) PutKeyPackage(device codec.Hash, pkg []byte) error {
-	return tx.exec("PutKeyPackage", `INSERT INTO keypackages (device, package) VALUES (?, ?)`, device[:], pkg)
+	return tx.exec("PutKeyPackage", `INSERT INTO keypackages (device, package)
+		SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM keypackages WHERE device = ?1 AND package = ?2)`, device[:], pkg)
 }
 
 func (tx *transaction) TakeKeyPackage(device codec.Hash) ([]byte, error) {

@@ -211,7 +211,7 @@ func testKeyPackages(t *testing.T, open Open) {
 		return pkg
 	}
 	if err := s.Update(t.Context(), func(tx store.Tx) error {
-		return errors.Join(tx.PutKeyPackage(device, []byte("a")), tx.PutKeyPackage(device, []byte("b")))
+		return errors.Join(tx.PutKeyPackage(device, []byte("a")), tx.PutKeyPackage(device, []byte("b")), tx.PutKeyPackage(device, []byte("a")))
 	}); err != nil {
 		t.Fatal(err)
 	}
