@@ -166,7 +166,7 @@ keyholders take part, and every opening is on a log that anyone can check.
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.PersistentFlags().StringVar(&a.home, "home", defaultHome(), "folder with chancery.json and keys")
+	root.PersistentFlags().StringVar(&a.home, "home", defaultHome(), "`FOLDER` with chancery.json and keys")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON, for scripts")
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log more to standard error")
 	root.AddGroup(
@@ -191,6 +191,8 @@ keyholders take part, and every opening is on a log that anyone can check.
 	group("daemons", a.serverCommand(), a.witnessCommand(), a.holderCommand(true), a.holderCommand(false))
 	group("audit", a.verifyCommand(), a.reportCommand(), a.logCommand(), a.benchCommand())
 	root.AddCommand(a.devicesCommand(), a.openerCommand())
+	root.SetHelpCommand(helpCommand())
+	root.InitDefaultCompletionCmd()
 	wrapArgs(root)
 	return root
 }
@@ -212,7 +214,7 @@ func wrapArgs(c *cobra.Command) {
 	c.Args = func(c *cobra.Command, args []string) error {
 		if check(c, args) != nil {
 			_, arguments, _ := strings.Cut(c.Use, " ")
-			return &usageError{fmt.Errorf("want `%s`, and not %d arguments", strings.TrimSpace(c.CommandPath()+" "+arguments), len(args))}
+			return &usageError{fmt.Errorf("want `%s`, and not %s", strings.TrimSpace(c.CommandPath()+" "+arguments), count(len(args), "argument"))}
 		}
 		if err := c.ValidateRequiredFlags(); err != nil {
 			return &usageError{err}
@@ -232,6 +234,24 @@ func groupOnly(c *cobra.Command, args []string) error {
 		return hint(err, "did you mean `%s %s`?", c.CommandPath(), near[0])
 	}
 	return err
+}
+
+// helpCommand is cobra's own, but that to ask about what there is not is an
+// error.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]...", Short: "Help about any command",
+		RunE: func(c *cobra.Command, args []string) error {
+			found, rest, err := c.Root().Find(args)
+			if err != nil {
+				return &usageError{err}
+			}
+			if len(rest) > 0 {
+				return groupOnly(found, rest)
+			}
+			return found.Help()
+		},
+	}
 }
 
 func defaultHome() string {
@@ -261,6 +281,14 @@ func (a *app) print(v any, format string, args ...any) error {
 	}
 	_, err := fmt.Fprintf(a.out, format+"\n", args...)
 	return err
+}
+
+// count says how many there are of something whose plural is regular.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // listen opens what --listen names: an address, or fd:N for a socket that the

@@ -33,7 +33,7 @@ import (
 func (a *app) serverCommand() *cobra.Command {
 	c := &cobra.Command{Use: "server", Short: "Deliver, archive and log: the organisation's server"}
 	var dir string
-	c.PersistentFlags().StringVar(&dir, "dir", "server", "folder of the server's database and keys")
+	c.PersistentFlags().StringVar(&dir, "dir", "server", "`FOLDER` of the server's database and keys")
 
 	c.AddCommand(&cobra.Command{
 		Use:   "init",
@@ -83,10 +83,10 @@ func (a *app) serverCommand() *cobra.Command {
 			return api.Run(ctx, api.Config{Dir: dir, Listener: l, Witnesses: witnesses, Keyholders: k, Guards: g, Now: time.Now, Log: a.log()})
 		},
 	}
-	run.Flags().StringVar(&address, "listen", "127.0.0.1:8440", "address, or fd:N for an inherited socket")
-	run.Flags().StringArrayVar(&witnesses, "witness", nil, "URL of a witness (repeat)")
-	run.Flags().StringArrayVar(&keyholders, "keyholder", nil, "NAME=URL of a keyholder, for openers (repeat)")
-	run.Flags().StringArrayVar(&guards, "guard", nil, "NAME=URL of a guard, for openers (repeat)")
+	run.Flags().StringVar(&address, "listen", "127.0.0.1:8440", "`ADDRESS`, or fd:N for an inherited socket")
+	run.Flags().StringArrayVar(&witnesses, "witness", nil, "`URL` of a witness (repeat)")
+	run.Flags().StringArrayVar(&keyholders, "keyholder", nil, "`NAME=URL` of a keyholder, for openers (repeat)")
+	run.Flags().StringArrayVar(&guards, "guard", nil, "`NAME=URL` of a guard, for openers (repeat)")
 	a.pipedFlag(run)
 	c.AddCommand(run)
 	return c
@@ -126,7 +126,7 @@ func (w *witnessFile) save(dir string) error {
 func (a *app) witnessCommand() *cobra.Command {
 	c := &cobra.Command{Use: "witness", Short: "Cosign checkpoints: a witness of the logs"}
 	var dir, name string
-	c.PersistentFlags().StringVar(&dir, "dir", "witness", "folder of the witness's key and memory")
+	c.PersistentFlags().StringVar(&dir, "dir", "witness", "`FOLDER` of the witness's key and memory")
 
 	initialise := &cobra.Command{
 		Use:   "init",
@@ -150,7 +150,7 @@ func (a *app) witnessCommand() *cobra.Command {
 			return json.NewEncoder(a.out).Encode(control.Witness{Name: name, Key: public.String()})
 		},
 	}
-	initialise.Flags().StringVar(&name, "name", "witness", "the witness's name, as in witness.example/one")
+	initialise.Flags().StringVar(&name, "name", "witness", "the witness's `NAME`, as in witness.example/one")
 
 	add := &cobra.Command{
 		Use:   "add-log VKEY...",
@@ -210,7 +210,7 @@ func (a *app) witnessCommand() *cobra.Command {
 			return witness.Run(ctx, cfg)
 		},
 	}
-	run.Flags().StringVar(&address, "listen", "127.0.0.1:8450", "address, or fd:N for an inherited socket")
+	run.Flags().StringVar(&address, "listen", "127.0.0.1:8450", "`ADDRESS`, or fd:N for an inherited socket")
 	a.pipedFlag(run)
 	c.AddCommand(initialise, add, run)
 	return c
@@ -224,8 +224,8 @@ func (a *app) holderCommand(keyholders bool) *cobra.Command {
 		c = &cobra.Command{Use: "keyholder", Short: "Hold one share of the escrow key"}
 	}
 	var dir, keyFile string
-	c.PersistentFlags().StringVar(&dir, "dir", c.Use, "folder of the holder's sealed secrets and record")
-	c.PersistentFlags().StringVar(&keyFile, "key-file", "", "file with the 32-byte key that seals the secrets; made if missing at init (default: a passphrase from CHANCERY_PASSPHRASE or the terminal)")
+	c.PersistentFlags().StringVar(&dir, "dir", c.Use, "`FOLDER` of the holder's sealed secrets and record")
+	c.PersistentFlags().StringVar(&keyFile, "key-file", "", "`FILE` with the 32-byte key that seals the secrets; made if missing at init (default: a passphrase from CHANCERY_PASSPHRASE or the terminal)")
 
 	var name, jurisdiction string
 	initialise := &cobra.Command{
@@ -250,8 +250,8 @@ func (a *app) holderCommand(keyholders bool) *cobra.Command {
 			return json.NewEncoder(a.out).Encode(h)
 		},
 	}
-	initialise.Flags().StringVar(&name, "name", "", "the holder's name (required)")
-	initialise.Flags().StringVar(&jurisdiction, "jurisdiction", "", "country code of where it stands (required)")
+	initialise.Flags().StringVar(&name, "name", "", "the holder's `NAME` (required)")
+	initialise.Flags().StringVar(&jurisdiction, "jurisdiction", "", "country `CODE` of where it stands (required)")
 	must(initialise.MarkFlagRequired("name"))
 	must(initialise.MarkFlagRequired("jurisdiction"))
 
@@ -309,16 +309,19 @@ func (a *app) holderCommand(keyholders bool) *cobra.Command {
 			})
 		},
 	}
-	run.Flags().StringVar(&address, "listen", "127.0.0.1:"+port, "address, or fd:N for an inherited socket")
-	run.Flags().StringVar(&server, "server", "", "URL of the organisation's server (required)")
-	run.Flags().StringVar(&organisation, "organisation", "", "the organisation's id, 64 hexadecimal characters (required)")
+	run.Flags().StringVar(&address, "listen", "127.0.0.1:"+port, "`ADDRESS`, or fd:N for an inherited socket")
+	run.Flags().StringVar(&server, "server", "", "`URL` of the organisation's server (required)")
+	run.Flags().StringVar(&organisation, "organisation", "", "the organisation's `ID`, 64 hexadecimal characters (required)")
 	if !keyholders {
-		run.Flags().StringArrayVar(&peers, "peer", nil, "NAME=URL of another guard (repeat)")
+		run.Flags().StringArrayVar(&peers, "peer", nil, "`NAME=URL` of another guard (repeat)")
 	}
-	run.Flags().Uint8Var(&floor.Approvals, "floor-approvals", 0, "least approvals that this holder asks for, whatever the log says")
-	run.Flags().Uint64Var(&floor.MaxCount, "floor-max-count", 0, "most records of one request that this holder answers")
-	run.Flags().Uint64Var(&floor.MaxIndexKeys, "floor-max-index-keys", 0, "most index envelopes of one request that this holder answers")
-	run.Flags().Uint32Var(&floor.VetoSeconds, "floor-veto-seconds", 0, "least time between the last approval and this holder's answer")
+	run.Flags().Uint8Var(&floor.Approvals, "floor-approvals", 0, "least `NUMBER` of approvals that this holder asks for, whatever the log says")
+	run.Flags().Uint64Var(&floor.MaxCount, "floor-max-count", 0, "greatest `NUMBER` of records of one request that this holder answers (default: the policy's)")
+	run.Flags().Uint64Var(&floor.MaxIndexKeys, "floor-max-index-keys", 0, "greatest `NUMBER` of index envelopes of one request that this holder answers (default: the policy's)")
+	run.Flags().Uint32Var(&floor.VetoSeconds, "floor-veto-seconds", 0, "least `SECONDS` between the last approval and this holder's answer")
+	run.Flags().Uint32Var(&floor.MaxRequestDays, "floor-max-request-days", 0, "greatest number of `DAYS` of a request that this holder answers (default: the policy's)")
+	run.Flags().Uint32Var(&floor.RequestHours, "floor-request-hours", 0, "greatest number of `HOURS` from a request to its expiry (default: the policy's)")
+	run.Flags().BoolVar(&floor.Evidence, "floor-evidence", false, "answer no opener without evidence")
 	must(run.MarkFlagRequired("server"))
 	must(run.MarkFlagRequired("organisation"))
 	a.pipedFlag(run)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -58,22 +59,23 @@ The search is for one word in the text, as a whole, in upper or lower case.`,
 				o.Out = a.err
 			}
 			o.Played = func(s *demo.Summary) error { return a.printSummary(s, summaryFile) }
-			if _, err := demo.Run(cmd.Context(), o); err != nil {
+			_, err = demo.Run(cmd.Context(), o)
+			if entries, _ := os.ReadDir(filepath.Join(o.Dir, "logs")); err != nil && len(entries) > 0 {
 				return hint(err, "the programs' logs are in %s", filepath.Join(o.Dir, "logs"))
 			}
-			return nil
+			return err
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.Dir, "dir", "", "folder for everything, empty at the start (default: a new one)")
-	f.StringVar(&o.Corpus, "corpus", "", "JSON lines to play (default: a conversation that ships with the program)")
-	f.IntVar(&o.Limit, "limit", 0, "most messages to send, 0 for all")
-	f.StringVar(&o.Term, "term", "", "word to search for (default: invoice, in the conversation that ships)")
-	f.StringArrayVar(&o.Custodians, "custodian", nil, "name of a member whose messages are searched (repeat; default: everybody)")
+	f.StringVar(&o.Dir, "dir", "", "`FOLDER` for everything, empty at the start (default: a new one)")
+	f.StringVar(&o.Corpus, "corpus", "", "`FILE` of JSON lines to play (default: a conversation that ships with the program)")
+	f.IntVar(&o.Limit, "limit", 0, "greatest `NUMBER` of messages to send, 0 for all")
+	f.StringVar(&o.Term, "term", "", "`WORD` to search for (default: invoice, in the conversation that ships)")
+	f.StringArrayVar(&o.Custodians, "custodian", nil, "`NAME` of a member whose messages are searched (repeat; default: everybody)")
 	f.BoolVar(&o.Keep, "keep", false, "leave it running at the end, until Ctrl-C")
 	// With a value --json names the summary's file; as everywhere else without
 	// one it prints it.
-	f.StringVar(&summaryFile, "json", "", "file for a summary in JSON, or - for standard output")
+	f.StringVar(&summaryFile, "json", "", "`FILE` for a summary in JSON, or - for standard output")
 	c.PreRun = func(*cobra.Command, []string) {
 		if summaryFile == "-" {
 			a.json, summaryFile = true, ""
@@ -124,7 +126,7 @@ func (a *app) devicesCommand() *cobra.Command {
 	f.StringVar(&o.Dir, "dir", "", "folder of the devices' states")
 	f.StringVar(&o.KeyFile, "key-file", "", "key that seals the states")
 	f.StringVar(&o.Corpus, "corpus", "", "JSON lines to play")
-	f.IntVar(&o.Limit, "limit", 0, "most messages to send")
+	f.IntVar(&o.Limit, "limit", 0, "greatest number of messages to send")
 	f.StringVar(&o.Invitations, "invitations", "", "file with the members' invitations")
 	return c
 }
@@ -135,6 +137,9 @@ func (a *app) benchCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "bench", Short: "Measure what it costs, each figure beside a raw limit of this machine", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if budget <= 0 {
+				return &usageError{fmt.Errorf("--budget %v: want more than no time", budget)}
+			}
 			self, err := os.Executable()
 			if err != nil {
 				return fmt.Errorf("couldn't find this program: %w", err)
@@ -156,15 +161,11 @@ func (a *app) benchCommand() *cobra.Command {
 				return err
 			}
 			if markdown != "" {
-				f, err := os.Create(markdown)
-				if err != nil {
-					return fmt.Errorf("couldn't write the figures: %w", err)
-				}
-				defer f.Close()
-				if err := report.Markdown(f); err != nil {
+				var figures bytes.Buffer
+				if err := report.Markdown(&figures); err != nil {
 					return err
 				}
-				return f.Close()
+				return home.WriteFile(markdown, figures.Bytes(), 0o644)
 			}
 			if a.json {
 				return json.NewEncoder(a.out).Encode(report)
@@ -172,7 +173,7 @@ func (a *app) benchCommand() *cobra.Command {
 			return report.Text(a.out)
 		},
 	}
-	c.Flags().StringVar(&markdown, "markdown", "", "write docs/performance.md's form to this file")
+	c.Flags().StringVar(&markdown, "markdown", "", "`FILE` to write docs/performance.md's form to")
 	c.Flags().DurationVar(&budget, "budget", time.Second, "time for each side of a row")
 	return c
 }

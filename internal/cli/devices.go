@@ -35,8 +35,8 @@ type deviceFlags struct {
 }
 
 func (f *deviceFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.dir, "device", "device", "folder of the device")
-	c.Flags().StringVar(&f.keyFile, "key-file", "", "file with the 32-byte key that seals the device's state; made if missing at enrolment (default: a passphrase from CHANCERY_PASSPHRASE or the terminal)")
+	c.Flags().StringVar(&f.dir, "device", "device", "`FOLDER` of the device")
+	c.Flags().StringVar(&f.keyFile, "key-file", "", "`FILE` with the 32-byte key that seals the device's state; made if missing at enrolment (default: a passphrase from CHANCERY_PASSPHRASE or the terminal)")
 }
 
 // stateKey returns the key that seals a device's state, itself sealed under the
@@ -161,7 +161,7 @@ func (a *app) deviceCommand() *cobra.Command {
 		},
 	}
 	f.add(enrol)
-	enrol.Flags().StringVar(&invite, "invite", "", "the invitation file (required)")
+	enrol.Flags().StringVar(&invite, "invite", "", "the invitation's `FILE` (required)")
 	must(enrol.MarkFlagRequired("invite"))
 
 	var key, reason string
@@ -194,7 +194,7 @@ func (a *app) deviceCommand() *cobra.Command {
 		},
 	}
 	keyFlag(revoke, &key)
-	revoke.Flags().StringVar(&reason, "reason", "lost", "reason")
+	revoke.Flags().StringVar(&reason, "reason", "lost", "`TEXT`, on the log for everybody")
 	c.AddCommand(enrol, a.deviceListCommand(), revoke, a.problemsCommand())
 	return c
 }
@@ -263,7 +263,7 @@ as files, which chancery report verify judges. A report contains the message.`,
 		},
 	}
 	f.add(c)
-	c.Flags().StringVar(&out, "out", "", "folder to write reports to")
+	c.Flags().StringVar(&out, "out", "", "`FOLDER` to write reports to")
 	return c
 }
 
@@ -311,8 +311,8 @@ func (a *app) conversationCommand() *cobra.Command {
 		},
 	}
 	f.add(create)
-	create.Flags().StringVar(&name, "name", "", "its name, which the server never learns")
-	create.Flags().StringArrayVar(&with, "member", nil, "name or id of another member (repeat)")
+	create.Flags().StringVar(&name, "name", "", "its `NAME`, which the server never learns")
+	create.Flags().StringArrayVar(&with, "member", nil, "`NAME` or id of another member (repeat)")
 
 	var lf deviceFlags
 	list := &cobra.Command{
@@ -474,10 +474,10 @@ func (a *app) sendCommand() *cobra.Command {
 		},
 	}
 	f.add(c)
-	c.Flags().StringVar(&reply, "reply", "", "id of the message that this replies to")
-	c.Flags().StringVar(&edit, "edit", "", "id of the message that this replaces")
-	c.Flags().StringVar(&remove, "delete", "", "id of the message to delete")
-	c.Flags().StringVar(&react, "react", "", "id of the message that this is a reaction to")
+	c.Flags().StringVar(&reply, "reply", "", "`ID` of the message that this replies to")
+	c.Flags().StringVar(&edit, "edit", "", "`ID` of the message that this replaces")
+	c.Flags().StringVar(&remove, "delete", "", "`ID` of the message to delete")
+	c.Flags().StringVar(&react, "react", "", "`ID` of the message that this is a reaction to")
 	return c
 }
 
@@ -542,7 +542,7 @@ func (a *app) readCommand() *cobra.Command {
 		},
 	}
 	f.add(c)
-	c.Flags().StringVar(&conversation, "conversation", "", "id of one conversation (default: all)")
+	c.Flags().StringVar(&conversation, "conversation", "", "`ID` of one conversation (default: all)")
 	return c
 }
 

@@ -110,9 +110,9 @@ func (a *app) matterCommand() *cobra.Command {
 		},
 	}
 	keyFlag(open, &key)
-	open.Flags().StringVar(&title, "title", "", "title, kept on this machine and in what you hand over (required)")
-	open.Flags().StringVar(&purpose, "purpose", "", "purpose")
-	open.Flags().StringVar(&basis, "legal-basis", "", "legal basis")
+	open.Flags().StringVar(&title, "title", "", "`TEXT`, kept on this machine and in what you hand over (required)")
+	open.Flags().StringVar(&purpose, "purpose", "", "`TEXT`, kept like the title")
+	open.Flags().StringVar(&basis, "legal-basis", "", "`TEXT`, kept like the title")
 	must(open.MarkFlagRequired("title"))
 
 	var listKey string
@@ -292,10 +292,10 @@ type scopeFlags struct {
 }
 
 func (f *scopeFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.matter, "matter", "", "the matter's id (required)")
-	c.Flags().StringArrayVar(&f.custodians, "custodian", nil, "name or id of a member whose messages are meant (repeat)")
-	c.Flags().StringVar(&f.from, "from", "", "first day, such as 2026-11-01 (required)")
-	c.Flags().StringVar(&f.to, "to", "", "last day (required)")
+	c.Flags().StringVar(&f.matter, "matter", "", "the matter's `ID` (required)")
+	c.Flags().StringArrayVar(&f.custodians, "custodian", nil, "`NAME` or id of a member whose messages are meant (repeat; required)")
+	c.Flags().StringVar(&f.from, "from", "", "first `DAY` in UTC, such as 2026-11-01 (required)")
+	c.Flags().StringVar(&f.to, "to", "", "last `DAY` (required)")
 	for _, name := range []string{"matter", "custodian", "from", "to"} {
 		must(c.MarkFlagRequired(name))
 	}
@@ -364,7 +364,7 @@ func (a *app) holdCommand() *cobra.Command {
 	}
 	keyFlag(place, &key)
 	scope.add(place)
-	place.Flags().StringVar(&text, "text", "You are asked to keep all messages of this period.", "what the custodians are told")
+	place.Flags().StringVar(&text, "text", "You are asked to keep all messages of this period.", "`TEXT` that the custodians are shown")
 	var f deviceFlags
 	acknowledge := &cobra.Command{
 		Use:   "acknowledge HOLD",
@@ -475,16 +475,16 @@ func (a *app) openingCommand(use, short, long string, search bool) *cobra.Comman
 	keyFlag(c, &key)
 	scope.add(c)
 	f := c.Flags()
-	f.StringArrayVar(&conversations, "conversation", nil, "id of a conversation, to narrow the scope (repeat)")
+	f.StringArrayVar(&conversations, "conversation", nil, "`ID` of a conversation, to narrow the scope (repeat)")
 	if search {
-		f.StringArrayVar(&terms, "term", nil, "word to search for (repeat for alternatives)")
+		f.StringArrayVar(&terms, "term", nil, "`WORD` to search for (repeat for alternatives; required)")
 	}
-	f.StringVar(&title, "title", "", "title")
-	f.StringVar(&purpose, "purpose", "", "purpose, which approvers read")
-	f.StringVar(&basis, "legal-basis", "", "legal basis, which approvers read")
-	f.Uint64Var(&count, "count", 1000, "most records to open")
-	f.IntVar(&hours, "hours", 72, "hours until the request expires")
-	f.StringVar(&out, "out", "", "where to write the request file (default: in the home folder)")
+	f.StringVar(&title, "title", "", "`TEXT` that approvers read")
+	f.StringVar(&purpose, "purpose", "", "`TEXT` that approvers read, and auditors in the evidence")
+	f.StringVar(&basis, "legal-basis", "", "`TEXT` that approvers read, and auditors in the evidence")
+	f.Uint64Var(&count, "count", 1000, "greatest `NUMBER` of records to open")
+	f.IntVar(&hours, "hours", 72, "`HOURS` until the request expires")
+	f.StringVar(&out, "out", "", "`FILE` to write the request to (default: in the home folder)")
 	return c
 }
 
@@ -592,7 +592,7 @@ server's word; the file must hold exactly the details that its leaf names.`,
 		},
 	}
 	keyFlag(c, &key)
-	c.Flags().StringVar(&reason, "reason", "", "reason, on the log for the organisation's people")
+	c.Flags().StringVar(&reason, "reason", "", "`TEXT`, on the log for everybody")
 	c.Flags().BoolVar(&yes, "yes", false, "sign without asking, once you have read it")
 	return c
 }
@@ -628,7 +628,7 @@ func (a *app) withdrawCommand() *cobra.Command {
 		},
 	}
 	keyFlag(c, &key)
-	c.Flags().StringVar(&reason, "reason", "", "reason")
+	c.Flags().StringVar(&reason, "reason", "", "`TEXT`, on the log for everybody")
 	return c
 }
 

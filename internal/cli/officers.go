@@ -146,15 +146,15 @@ func (a *app) printPeople(s *session) error {
 // name of its flag.
 func policyFlags(c *cobra.Command, p *control.Policy) map[string]func(to, from *control.Policy) {
 	f := c.Flags()
-	f.Uint8Var(&p.Approvals, "approvals", p.Approvals, "k: approvers that a request needs")
-	f.StringVar(&p.Region, "region", p.Region, "where envelopes are sealed to")
-	f.StringVar(&p.Class, "class", p.Class, "retention class")
-	f.Uint32Var(&p.RetentionDays, "retention-days", p.RetentionDays, "days that messages are kept")
-	f.Uint32Var(&p.VetoSeconds, "veto-seconds", p.VetoSeconds, "seconds between the last approval and the first answer")
-	f.Uint32Var(&p.MaxRequestDays, "max-request-days", p.MaxRequestDays, "most days that one request may span")
-	f.Uint32Var(&p.RequestHours, "request-hours", p.RequestHours, "most hours until a request expires")
-	f.Uint64Var(&p.MaxCount, "max-count", p.MaxCount, "most records that one request may open")
-	f.Uint64Var(&p.MaxIndexKeys, "max-index-keys", p.MaxIndexKeys, "most index envelopes that one request may open")
+	f.Uint8Var(&p.Approvals, "approvals", p.Approvals, "k, the `NUMBER` of approvers that a request needs")
+	f.StringVar(&p.Region, "region", p.Region, "`NAME` of where envelopes are sealed to")
+	f.StringVar(&p.Class, "class", p.Class, "`NAME` of the retention class")
+	f.Uint32Var(&p.RetentionDays, "retention-days", p.RetentionDays, "`DAYS` that messages are kept")
+	f.Uint32Var(&p.VetoSeconds, "veto-seconds", p.VetoSeconds, "`SECONDS` between the last approval and the first answer")
+	f.Uint32Var(&p.MaxRequestDays, "max-request-days", p.MaxRequestDays, "greatest number of `DAYS` that one request may span")
+	f.Uint32Var(&p.RequestHours, "request-hours", p.RequestHours, "greatest number of `HOURS` until a request expires")
+	f.Uint64Var(&p.MaxCount, "max-count", p.MaxCount, "greatest `NUMBER` of records that one request may open")
+	f.Uint64Var(&p.MaxIndexKeys, "max-index-keys", p.MaxIndexKeys, "greatest `NUMBER` of index envelopes that one request may open")
 	f.BoolVar(&p.DeviceEvidenceNone, "allow-devices-without-evidence", p.DeviceEvidenceNone, "devices may enrol without platform evidence")
 	f.BoolVar(&p.OpenerEvidenceNone, "allow-openers-without-evidence", p.OpenerEvidenceNone, "openers may be answered without evidence")
 	type policy = control.Policy
@@ -284,7 +284,7 @@ func (a *app) releaseCommand() *cobra.Command {
 		},
 	}
 	keysFlag(c, &keys)
-	c.Flags().StringVar(&reason, "reason", "", "reason (required)")
+	c.Flags().StringVar(&reason, "reason", "", "`TEXT`, on the log for the organisation's people (required)")
 	must(c.MarkFlagRequired("reason"))
 	return c
 }
@@ -325,8 +325,8 @@ none while a hold covers a day of the key. It can't be undone.`,
 		},
 	}
 	keysFlag(c, &keys)
-	c.Flags().StringVar(&reason, "reason", "", "reason, public on the log (required)")
-	c.Flags().StringVar(&authority, "authority", "", "by what or whose authority, public on the log (required)")
+	c.Flags().StringVar(&reason, "reason", "", "`TEXT`, on the log for everybody (required)")
+	c.Flags().StringVar(&authority, "authority", "", "`TEXT`: by what or whose authority, on the log for everybody (required)")
 	c.Flags().BoolVar(&yes, "yes", false, "sign without asking")
 	must(c.MarkFlagRequired("reason"))
 	must(c.MarkFlagRequired("authority"))

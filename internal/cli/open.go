@@ -72,7 +72,7 @@ evidence yet. Keyholders and guards decide by themselves whether they answer it.
 		},
 	}
 	keyFlag(c, &key)
-	c.Flags().StringVar(&program, "opener", "", "the opener's program (default: this one)")
+	c.Flags().StringVar(&program, "opener", "", "the opener's `PROGRAM` (default: this one)")
 	return c
 }
 
@@ -145,8 +145,8 @@ func (a *app) exportCommand() *cobra.Command {
 		},
 	}
 	keyFlag(c, &key)
-	c.Flags().StringVar(&out, "out", ".", "folder for export.jsonl and evidence.pack")
-	c.Flags().StringVar(&recipient, "recipient-key", "", "the recipient's key (default: the one made with the request)")
+	c.Flags().StringVar(&out, "out", ".", "`FOLDER` for export.jsonl and evidence.pack")
+	c.Flags().StringVar(&recipient, "recipient-key", "", "`FILE` of the recipient's key (default: the one made with the request)")
 	return c
 }
 
@@ -196,7 +196,7 @@ func (a *app) logCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().Int64Var(&from, "from", 0, "first leaf")
+	c.Flags().Int64Var(&from, "from", 0, "`INDEX` of the first leaf to print")
 	return c
 }
 

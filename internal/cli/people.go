@@ -142,11 +142,11 @@ func (a *app) signers(ctx context.Context, paths []string) ([]ssh.Signer, error)
 }
 
 func keyFlag(c *cobra.Command, key *string) {
-	c.Flags().StringVar(key, "key", "", "your SSH private key")
+	c.Flags().StringVar(key, "key", "", "`FILE` of your SSH private key (required)")
 }
 
 func keysFlag(c *cobra.Command, keys *[]string) {
-	c.Flags().StringArrayVar(keys, "key", nil, "SSH private key of an officer (repeat: a quorum signs)")
+	c.Flags().StringArrayVar(keys, "key", nil, "`FILE` of an officer's SSH private key (repeat: a quorum signs; required)")
 }
 
 // asPerson connects in the name of a person.
@@ -282,19 +282,19 @@ give it to members and auditors by a way that the server doesn't control.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&name, "name", "", "the organisation's name (required)")
-	f.StringVar(&serverDir, "server-dir", "server", "the server's folder, from `chancery server init`")
-	f.StringVar(&url, "server", "http://127.0.0.1:8440", "URL that the server will be reached at")
-	f.StringArrayVar(&officers, "officer", nil, "SSH public key file of an officer (repeat, at least two)")
-	f.StringArrayVar(&approvers, "approver", nil, "SSH public key file of an approver (repeat)")
-	f.StringArrayVar(&reviewers, "reviewer", nil, "SSH public key file of a reviewer (repeat)")
-	f.StringArrayVar(&keyholders, "keyholder", nil, "file with what `chancery keyholder init` printed (repeat)")
-	f.StringArrayVar(&guards, "guard", nil, "file with what `chancery guard init` printed (repeat, at least two)")
-	f.StringArrayVar(&witnesses, "witness", nil, "file with what `chancery witness init` printed (repeat, at least two)")
-	f.StringArrayVar(&signing, "key", nil, "SSH private key of each officer, to sign (repeat)")
-	f.Uint8Var(&threshold, "threshold", 3, "t: keyholders that open together")
-	f.Uint8Var(&quorum, "officer-quorum", 2, "officers who sign together")
-	f.Uint8Var(&witnessQuorum, "witness-quorum", 0, "witnesses that must have seen a log before anybody believes it (default: all)")
+	f.StringVar(&name, "name", "", "the organisation's `NAME` (required)")
+	f.StringVar(&serverDir, "server-dir", "server", "the server's `FOLDER`, from chancery server init")
+	f.StringVar(&url, "server", "http://127.0.0.1:8440", "`URL` that the server will be reached at")
+	f.StringArrayVar(&officers, "officer", nil, "`FILE` of an officer's SSH public key (repeat, at least two)")
+	f.StringArrayVar(&approvers, "approver", nil, "`FILE` of an approver's SSH public key (repeat)")
+	f.StringArrayVar(&reviewers, "reviewer", nil, "`FILE` of a reviewer's SSH public key (repeat)")
+	f.StringArrayVar(&keyholders, "keyholder", nil, "`FILE` with what chancery keyholder init printed (repeat)")
+	f.StringArrayVar(&guards, "guard", nil, "`FILE` with what chancery guard init printed (repeat, at least two)")
+	f.StringArrayVar(&witnesses, "witness", nil, "`FILE` with what chancery witness init printed (repeat, at least two)")
+	f.StringArrayVar(&signing, "key", nil, "`FILE` of each officer's SSH private key, to sign (repeat)")
+	f.Uint8Var(&threshold, "threshold", 3, "t, the `NUMBER` of keyholders that open together")
+	f.Uint8Var(&quorum, "officer-quorum", 2, "`NUMBER` of officers who sign together")
+	f.Uint8Var(&witnessQuorum, "witness-quorum", 0, "`NUMBER` of witnesses that must have seen a log before anybody believes it (default: all)")
 	policyFlags(c, &policy)
 	must(c.MarkFlagRequired("name"))
 	return c
@@ -326,7 +326,7 @@ func (a *app) joinCommand() *cobra.Command {
 			return a.print(h, "pinned organisation %s, control log at %d leaves", organisation.Short(), s.replica.Size())
 		},
 	}
-	c.Flags().StringVar(&server, "server", "http://127.0.0.1:8440", "URL of the organisation's server")
+	c.Flags().StringVar(&server, "server", "http://127.0.0.1:8440", "`URL` of the organisation's server")
 	return c
 }
 
@@ -395,7 +395,7 @@ func (a *app) keyCommand() *cobra.Command {
 			return a.print(map[string]any{"path": args[0], "credential": id}, "%s and %s.pub, credential %s", args[0], args[0], id.Short())
 		},
 	}
-	create.Flags().StringVar(&comment, "comment", "", "comment in the public key")
+	create.Flags().StringVar(&comment, "comment", "", "`TEXT` in the public key")
 
 	var keys []string
 	generate := &cobra.Command{
@@ -563,8 +563,8 @@ func (a *app) memberCommand() *cobra.Command {
 		},
 	}
 	keysFlag(add, &keys)
-	add.Flags().IntVar(&days, "days", 14, "days until the invitation expires")
-	add.Flags().StringVar(&out, "out", ".", "folder for the invitation files")
+	add.Flags().IntVar(&days, "days", 14, "`DAYS` until the invitation expires")
+	add.Flags().StringVar(&out, "out", ".", "`FOLDER` for the invitation files")
 
 	var key string
 	list := &cobra.Command{
