@@ -90,9 +90,9 @@ func Main(args []string, in io.Reader, out, errOut io.Writer) int {
 	if errors.As(err, &exit) {
 		return exit.code
 	}
-	fmt.Fprintf(errOut, "chancery: %s\n", err)
+	fmt.Fprintf(errOut, "chancery: %s\n", lines(err.Error(), "  "))
 	for _, h := range hints(err) {
-		fmt.Fprintf(errOut, "hint: %s\n", h)
+		fmt.Fprintf(errOut, "hint: %s\n", plain(h))
 	}
 	var usage *usageError
 	if errors.As(err, &usage) {
@@ -283,14 +283,6 @@ func (a *app) print(v any, format string, args ...any) error {
 	return err
 }
 
-// count says how many there are of something whose plural is regular.
-func count(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
-}
-
 // listen opens what --listen names: an address, or fd:N for a socket that the
 // caller opened, as service managers do.
 func listen(spec string) (net.Listener, error) {
@@ -427,9 +419,6 @@ func parseHash(text string, candidates []codec.Hash) (codec.Hash, error) {
 	}
 	return codec.Hash{}, &usageError{fmt.Errorf("%q is the beginning of %d ids: type more of it", text, len(found))}
 }
-
-// milli shows milliseconds since 1970 as people read time.
-func milli(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02 15:04:05") }
 
 // stateTime is how long a command waits for the witnesses.
 const stateTime = time.Minute

@@ -157,7 +157,7 @@ func (a *app) deviceCommand() *cobra.Command {
 				return err
 			}
 			defer d.Close()
-			return a.print(map[string]any{"device": d.Hash(), "member": d.Member()}, "device %s of %s is enrolled", d.Hash().Short(), i.Name)
+			return a.print(map[string]any{"device": d.Hash(), "member": d.Member()}, "device %s of %s is enrolled", d.Hash().Short(), plain(i.Name))
 		},
 	}
 	f.add(enrol)
@@ -251,7 +251,7 @@ as files, which chancery report verify judges. A report contains the message.`,
 				return json.NewEncoder(a.out).Encode(rows)
 			}
 			for _, r := range rows {
-				fmt.Fprintf(a.out, "conversation %s, position %d, from %s (device %s): %s\n", r.Conversation, r.Position, r.Name, r.Device.Short(), r.Reason)
+				fmt.Fprintf(a.out, "conversation %s, position %d, from %s (device %s): %s\n", r.Conversation, r.Position, plain(r.Name), r.Device.Short(), plain(r.Reason))
 				if r.File != "" {
 					fmt.Fprintf(a.out, "  report in %s\n", r.File)
 				}
@@ -363,7 +363,7 @@ func (a *app) conversationCommand() *cobra.Command {
 				case r.Broken != "":
 					state = " (can't go on: " + r.Broken + ")"
 				}
-				fmt.Fprintf(a.out, "%s  %3d unread  %q  %s%s\n", r.ID, r.Unread, r.Name, strings.Join(r.Names, ", "), state)
+				fmt.Fprintf(a.out, "%s  %3d unread  %q  %s%s\n", r.ID, r.Unread, r.Name, plain(strings.Join(r.Names, ", ")), plain(state))
 			}
 			if len(rows) == 0 {
 				fmt.Fprintln(a.out, "this device is in no conversation")
@@ -499,7 +499,7 @@ func (a *app) readCommand() *cobra.Command {
 				return err
 			}
 			for _, n := range sum.Notices {
-				fmt.Fprintf(a.err, "legal hold %s: %s\nhint: say that you have read it: `chancery hold acknowledge %s`\n", n.Hold.Short(), n.Text, n.Hold)
+				fmt.Fprintf(a.err, "legal hold %s: %s\nhint: say that you have read it: `chancery hold acknowledge %s`\n", n.Hold.Short(), lines(n.Text, "  "), n.Hold)
 			}
 			all, err := d.Conversations()
 			if err != nil {
@@ -551,7 +551,7 @@ func (a *app) printEntry(enc *json.Encoder, e *client.Entry) error {
 	if a.json {
 		return enc.Encode(e)
 	}
-	text := e.Text
+	text := lines(e.Text, "      ")
 	switch {
 	case e.Deleted:
 		text = "(deleted)"
@@ -559,12 +559,12 @@ func (a *app) printEntry(enc *json.Encoder, e *client.Entry) error {
 		text += " (edited)"
 	}
 	for reaction, who := range e.Reactions {
-		text += fmt.Sprintf(" [%s ×%d]", reaction, len(who))
+		text += fmt.Sprintf(" [%s ×%d]", plain(reaction), len(who))
 	}
 	state := "not archived yet"
 	if e.Archived {
 		state = "archived"
 	}
-	_, err := fmt.Fprintf(a.out, "  %s  %s  %s: %s  [%s]\n", e.ID, e.Time.UTC().Format("2006-01-02 15:04"), e.Sender, text, state)
+	_, err := fmt.Fprintf(a.out, "  %s  %s  %s: %s  [%s]\n", e.ID, e.Time.UTC().Format("2006-01-02 15:04"), plain(e.Sender), text, state)
 	return err
 }

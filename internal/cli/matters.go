@@ -75,8 +75,6 @@ func day(text string) (uint32, error) {
 	return envelope.DayOf(t), nil
 }
 
-func dateOf(day uint32) string { return time.Unix(int64(day)*86400, 0).UTC().Format(time.DateOnly) }
-
 func (a *app) matterCommand() *cobra.Command {
 	c := &cobra.Command{Use: "matter", Short: "Open a matter and see how matters stand"}
 	var key, title, purpose, basis string
@@ -200,10 +198,10 @@ func (v *matterView) write(w io.Writer) {
 	if title == "" {
 		title = "in the home folder of whoever opened it"
 	}
-	fmt.Fprintf(w, "matter   %s\ntitle    %s\n", v.Matter, title)
+	fmt.Fprintf(w, "matter   %s\ntitle    %s\n", v.Matter, plain(title))
 	for _, row := range [][2]string{{"purpose", v.Purpose}, {"basis", v.LegalBasis}} {
 		if row[1] != "" {
-			fmt.Fprintf(w, "%-8s %s\n", row[0], row[1])
+			fmt.Fprintf(w, "%-8s %s\n", row[0], plain(row[1]))
 		}
 	}
 }
@@ -257,7 +255,7 @@ func (a *app) printMatters(s *session, one *matterView) error {
 				state = err.Error()
 			}
 			if r.Opening != nil {
-				state = fmt.Sprintf("opened: %d records", r.Opening.Exported)
+				state = "opened: " + count(int(r.Opening.Exported), "record")
 			}
 			out.Requests = append(out.Requests, req{
 				r.Hash, r.Matter, dateOf(r.FromDay), dateOf(r.ToDay), len(r.Custodians), r.MaxCount, r.Search,
@@ -272,11 +270,12 @@ func (a *app) printMatters(s *session, one *matterView) error {
 		one.write(a.out)
 	}
 	for _, h := range out.Holds {
-		fmt.Fprintf(a.out, "hold     %s  %s to %s, %d custodians, acknowledged by %d devices\n", h.Hold.Short(), h.From, h.To, h.Custodians, h.Acknowledged)
+		fmt.Fprintf(a.out, "hold     %s  %s to %s, %s, acknowledged by %s\n",
+			h.Hold.Short(), h.From, h.To, count(h.Custodians, "custodian"), count(h.Acknowledged, "device"))
 	}
 	for _, r := range out.Requests {
-		fmt.Fprintf(a.out, "request  %s  %s to %s, %d custodians, at most %d records, %d approvals: %s\n",
-			r.Request.Short(), r.From, r.To, r.Custodians, r.MaxCount, r.Approvals, r.State)
+		fmt.Fprintf(a.out, "request  %s  %s to %s, %s, at most %s, %s: %s\n",
+			r.Request.Short(), r.From, r.To, count(r.Custodians, "custodian"), count(int(r.MaxCount), "record"), count(r.Approvals, "approval"), r.State)
 	}
 	if len(out.Holds)+len(out.Requests) == 0 {
 		fmt.Fprintln(a.out, "no hold stands, and nothing is requested")
@@ -359,7 +358,7 @@ func (a *app) holdCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(map[string]any{"hold": h}, "hold %s stands; %d custodians are given notice", h.Short(), len(custodians))
+			return a.print(map[string]any{"hold": h}, "hold %s stands; notice goes to %s", h.Short(), count(len(custodians), "custodian"))
 		},
 	}
 	keyFlag(place, &key)
@@ -532,13 +531,13 @@ func requestText(r *control.RequestState, d *request.Details, byID map[codec.ID]
 		{"custodians", strings.Join(who, ", ")},
 		{"conversations", map[bool]string{true: "all of theirs", false: fmt.Sprint(len(r.Conversations))}[len(r.Conversations) == 0]},
 		{"days", dateOf(r.FromDay) + " to " + dateOf(r.ToDay)},
-		{"at most", fmt.Sprintf("%d records", r.MaxCount)},
+		{"at most", count(int(r.MaxCount), "record")},
 		{"opener", "evidence " + r.Evidence},
 		{"expires", time.UnixMilli(r.Expiry).UTC().Format(time.RFC3339)},
 		{"approved by", fmt.Sprintf("%d so far", len(r.Approvals))},
 	} {
 		if row[1] != "" {
-			fmt.Fprintf(&b, "  %-14s %s\n", row[0], row[1])
+			fmt.Fprintf(&b, "  %-14s %s\n", row[0], plain(row[1]))
 		}
 	}
 	return b.String()

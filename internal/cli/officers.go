@@ -446,7 +446,7 @@ func (a *app) deviceListCommand() *cobra.Command {
 				if r.Revoked {
 					state = ", revoked"
 				}
-				fmt.Fprintf(a.out, "%s  %-30s enrolled %s%s\n", r.Device.Short(), r.Name, r.Since.Format("2006-01-02 15:04"), state)
+				fmt.Fprintf(a.out, "%s  %-30s enrolled %s%s\n", r.Device.Short(), plain(r.Name), r.Since.Format("2006-01-02 15:04"), state)
 			}
 			return nil
 		},

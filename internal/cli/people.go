@@ -109,7 +109,7 @@ func (a *app) confirm(ctx context.Context, question string) (bool, error) {
 	if f == nil {
 		return false, hint(errors.New("this needs a yes and there is no terminal to ask on"), "add --yes once you have read it")
 	}
-	fmt.Fprintf(a.err, "%s [y/N] ", question)
+	fmt.Fprintf(a.err, "%s [y/N] ", plain(question))
 	answer, err := ask(ctx, f, func() ([]byte, error) {
 		var text string
 		fmt.Fscanln(f, &text) // an empty line is an error, and a no
@@ -456,7 +456,7 @@ func (a *app) keyCommand() *cobra.Command {
 				if !x.Logged {
 					state = "waits: " + x.Missing
 				}
-				fmt.Fprintf(a.out, "signed %s (%s)\n", x.Summary, state)
+				fmt.Fprintf(a.out, "signed %s (%s)\n", plain(x.Summary), plain(state))
 			}
 			if len(signed) == 0 {
 				fmt.Fprintln(a.out, "nothing waits for your signature")
@@ -596,7 +596,7 @@ func (a *app) memberCommand() *cobra.Command {
 				return json.NewEncoder(a.out).Encode(rows)
 			}
 			for _, r := range rows {
-				fmt.Fprintf(a.out, "%s  %-30s %d devices\n", r.ID, r.Name, len(r.Devices))
+				fmt.Fprintf(a.out, "%s  %-30s %s\n", r.ID, plain(r.Name), count(len(r.Devices), "device"))
 			}
 			return nil
 		},
