@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -182,7 +183,7 @@ func (a *app) deviceCommand() *cobra.Command {
 			})
 			device, err := parseHash(args[0], known)
 			if err != nil {
-				return err
+				return hint(err, "`chancery device list` shows the devices")
 			}
 			ctx, cancel := deadline(cmd)
 			defer cancel()
@@ -489,6 +490,13 @@ func (a *app) readCommand() *cobra.Command {
 		Short: "Receive, check and show messages, with how far each is archived",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var only codec.ID
+			if conversation != "" {
+				var err error
+				if only, err = codec.ParseID(conversation); err != nil {
+					return &usageError{fmt.Errorf("--conversation: %w", err)}
+				}
+			}
 			d, _, err := a.device(cmd, &f)
 			if err != nil {
 				return err
@@ -505,11 +513,14 @@ func (a *app) readCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if conversation != "" {
+				all = slices.DeleteFunc(all, func(x client.Conversation) bool { return x.ID != only })
+				if len(all) == 0 {
+					return fmt.Errorf("%s: %w", only, client.ErrNoConversation)
+				}
+			}
 			enc := json.NewEncoder(a.out)
 			for _, x := range all {
-				if conversation != "" && x.ID.String() != conversation {
-					continue
-				}
 				if !a.json {
 					fmt.Fprintf(a.out, "%s %q\n", x.ID, x.Name)
 				}

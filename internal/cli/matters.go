@@ -608,6 +608,8 @@ func (a *app) withdrawCommand() *cobra.Command {
 	var key, reason string
 	c := &cobra.Command{
 		Use: "withdraw REQUEST", Short: "Withdraw a request, for all holders at once", Args: cobra.ExactArgs(1),
+		Long: `Withdraw a request, named by its file or by the beginning of its id. It goes to
+every keyholder and guard directly as well, and can't be undone.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, d, err := a.desk(cmd, key)
 			if err != nil {
@@ -633,8 +635,12 @@ func (a *app) withdrawCommand() *cobra.Command {
 
 // request finds a request by the beginning of its hash, or by its file.
 func (s *session) request(text string) (codec.Hash, error) {
-	if f, _, err := readRequestFile(text); err == nil {
+	f, _, err := readRequestFile(text)
+	if err == nil {
 		return f.Request, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return codec.Hash{}, err // it is a file, and no request's
 	}
 	var known []codec.Hash
 	s.replica.Read(func(st *control.State) {
@@ -642,5 +648,9 @@ func (s *session) request(text string) (codec.Hash, error) {
 			known = append(known, r.Hash)
 		}
 	})
-	return parseHash(text, known)
+	h, err := parseHash(text, known)
+	if err != nil {
+		return h, hint(err, "name the request's file, or the id that `chancery matter list` shows")
+	}
+	return h, nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"chancery/internal/matters"
 	"chancery/internal/opener"
 	"chancery/internal/opening"
+	"chancery/internal/wire"
 	"chancery/verify"
 )
 
@@ -123,6 +125,10 @@ func (a *app) exportCommand() *cobra.Command {
 				return fmt.Errorf("the recipient's key: %w", err)
 			}
 			lines, evidence, production, err := opening.Unseal(cmd.Context(), s.server, s.replica, file.Request, private)
+			var problem *wire.Problem
+			if errors.As(err, &problem) && problem.Status == http.StatusNotFound {
+				return hint(err, "`chancery open %s` makes it, once enough approvers have approved", args[0])
+			}
 			if err != nil {
 				return err
 			}
@@ -182,13 +188,19 @@ func (a *app) logCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "log", Short: "Print the organisation's control log, replayed and checked", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if from < 0 {
+				return &usageError{fmt.Errorf("--from %d: the first leaf is 0", from)}
+			}
 			s, err := a.open(cmd.Context(), nil)
 			if err != nil {
 				return err
 			}
 			entries, _ := s.replica.Entries()
+			if from > int64(len(entries)) {
+				return fmt.Errorf("--from %d: the log has %d leaves", from, len(entries))
+			}
 			enc := json.NewEncoder(a.out)
-			for i := max(0, from); i < int64(len(entries)); i++ {
+			for i := from; i < int64(len(entries)); i++ {
 				if err := a.printLeaf(a.out, enc, i, entries[i]); err != nil {
 					return err
 				}

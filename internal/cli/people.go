@@ -123,16 +123,26 @@ func (a *app) signer(ctx context.Context, path string) (ssh.Signer, error) {
 	if path == "" {
 		return nil, &usageError{errors.New("--key is needed: your SSH private key")}
 	}
-	return home.LoadKey(path, func() ([]byte, error) { return a.passphrase(ctx, "passphrase of "+path+": ", false) })
+	key, err := home.LoadKey(path, func() ([]byte, error) { return a.passphrase(ctx, "passphrase of "+path+": ", false) })
+	if err != nil && strings.HasSuffix(path, ".pub") {
+		return nil, hint(err, "that is the public half: name the file without .pub")
+	}
+	return key, err
 }
 
 func (a *app) signers(ctx context.Context, paths []string) ([]ssh.Signer, error) {
 	var out []ssh.Signer
+	seen := map[string]string{} // paths by key
 	for _, p := range paths {
 		k, err := a.signer(ctx, p)
 		if err != nil {
 			return nil, err
 		}
+		public := string(k.PublicKey().Marshal())
+		if other, ok := seen[public]; ok {
+			return nil, &usageError{fmt.Errorf("--key %s and --key %s are one key: each person signs once", other, p)}
+		}
+		seen[public] = p
 		out = append(out, k)
 	}
 	if len(out) == 0 {
@@ -317,6 +327,9 @@ func (a *app) joinCommand() *cobra.Command {
 			h := &home.Home{Organisation: organisation, Server: server}
 			// Only a server that shows this organisation's log is worth keeping.
 			s, err := openHome(cmd.Context(), a.home, h, nil)
+			if errors.Is(err, control.ErrUnauthorised) {
+				return hint(err, "the server at %s is another organisation's, or the id is: ask whoever gave it to you", server)
+			}
 			if err != nil {
 				return err
 			}
@@ -492,31 +505,38 @@ func (a *app) keyCommand() *cobra.Command {
 	return c
 }
 
-// names reads the directory in both directions.
-func names(cmd *cobra.Command, server *remote.Client) (byName map[string]codec.ID, byID map[codec.ID]string, err error) {
+// names reads the directory in both directions. Several members may have one
+// name.
+func names(cmd *cobra.Command, server *remote.Client) (byName map[string][]codec.ID, byID map[codec.ID]string, err error) {
 	list, err := server.Members(cmd.Context())
 	if err != nil {
 		return nil, nil, err
 	}
-	byName, byID = map[string]codec.ID{}, map[codec.ID]string{}
+	byName, byID = map[string][]codec.ID{}, map[codec.ID]string{}
 	for _, m := range list {
-		byName[m.Name], byID[m.ID] = m.ID, m.Name
+		byName[m.Name] = append(byName[m.Name], m.ID)
+		byID[m.ID] = m.Name
 	}
 	return byName, byID, nil
 }
 
-// resolve finds members by name or id.
-func resolve(byName map[string]codec.ID, list []string) ([]codec.ID, error) {
+// resolve finds members by id or name. A name that several have is nobody's: a
+// hold on the wrong one of them would be found out too late.
+func resolve(byName map[string][]codec.ID, list []string) ([]codec.ID, error) {
 	var out []codec.ID
 	for _, n := range list {
-		id, ok := byName[n]
-		if !ok {
-			var err error
-			if id, err = codec.ParseID(n); err != nil {
-				return nil, hint(fmt.Errorf("nobody is called %q", n), "`chancery member list` shows who is there")
-			}
+		if id, err := codec.ParseID(n); err == nil {
+			out = append(out, id)
+			continue
 		}
-		out = append(out, id)
+		switch ids := byName[n]; len(ids) {
+		case 0:
+			return nil, hint(fmt.Errorf("nobody is called %q", n), "`chancery member list` shows who is there")
+		case 1:
+			out = append(out, ids[0])
+		default:
+			return nil, hint(fmt.Errorf("%d members are called %q", len(ids), n), "name one by the id that `chancery member list` shows")
+		}
 	}
 	return out, nil
 }
@@ -534,9 +554,20 @@ func (a *app) memberCommand() *cobra.Command {
 			if days < 1 {
 				return &usageError{fmt.Errorf("--days %d: want at least 1", days)}
 			}
+			for _, name := range args {
+				if strings.TrimSpace(name) == "" {
+					return &usageError{fmt.Errorf("%q is no name", name)}
+				}
+			}
 			s, officers, err := a.asOfficers(cmd, keys)
 			if err != nil {
 				return err
+			}
+			// The directory would keep the names of members that nobody invited.
+			var quorum uint8
+			s.replica.Read(func(st *control.State) { quorum = st.Genesis().OfficerQuorum })
+			if len(officers) < int(quorum) {
+				return hint(fmt.Errorf("invitations need %s, and not %d", count(int(quorum), "officer"), len(officers)), "repeat --key: they sign together")
 			}
 			// The invitations can't be made a second time.
 			if err := os.MkdirAll(out, 0o700); err != nil {

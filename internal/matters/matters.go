@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -123,6 +124,7 @@ func (d *Desk) handOver(ctx context.Context, submit *wire.Submit) error {
 	}
 	group.Wait()
 	if len(errs) > 0 {
+		slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 		return fmt.Errorf("%w: %w", ErrNotHandedOver, errors.Join(errs...))
 	}
 	return nil
