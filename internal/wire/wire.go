@@ -5,6 +5,8 @@
 package wire
 
 import (
+	"strings"
+
 	"chancery/codec"
 	"chancery/control"
 	"chancery/manifest"
@@ -58,10 +60,13 @@ type Problem struct {
 
 // Error implements error.
 func (p *Problem) Error() string {
-	if p.Detail != "" {
-		return p.Title + ": " + p.Detail
+	switch {
+	case p.Detail == "":
+		return p.Title
+	case strings.Contains(p.Detail, p.Title):
+		return p.Detail // most details are the whole chain of an error
 	}
-	return p.Title
+	return p.Title + ": " + p.Detail
 }
 
 // Endpoint is where a holder is reached. Nothing rests on it: answers are
