@@ -395,6 +395,12 @@ func (s *State) Requests() []*RequestState {
 	return slices.SortedFunc(maps.Values(s.requests), func(a, b *RequestState) int { return int(a.Since - b.Since) })
 }
 
+// Matters returns all matters whose opening is known, in the order of their
+// leaves.
+func (s *State) Matters() []*MatterState {
+	return slices.SortedFunc(maps.Values(s.matters), func(a, b *MatterState) int { return int(a.Since - b.Since) })
+}
+
 // Matter returns a matter by its id.
 func (s *State) Matter(id codec.ID) (*MatterState, bool) { m, ok := s.matters[id]; return m, ok }
 

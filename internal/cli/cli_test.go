@@ -45,6 +45,7 @@ func TestScripts(t *testing.T) {
 			"field":     field,
 			"repeat":    repeat,
 			"chmod":     chmod,
+			"glob":      glob,
 		},
 	})
 }
@@ -107,6 +108,17 @@ func field(ts *testscript.TestScript, _ bool, args []string) {
 func repeat(ts *testscript.TestScript, _ bool, args []string) {
 	n := map[string]int{"31": 31, "32": 32, "5000000": 5_000_000}[args[2]]
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.Repeat(args[1], n)), 0o600))
+}
+
+// glob checks that files match, or with ! that none does: `! glob keys/*`.
+func glob(ts *testscript.TestScript, neg bool, patterns []string) {
+	for _, p := range patterns {
+		found, err := filepath.Glob(ts.MkAbs(p))
+		ts.Check(err)
+		if (len(found) > 0) == neg {
+			ts.Fatalf("%s: %d files", p, len(found))
+		}
+	}
 }
 
 func chmod(ts *testscript.TestScript, _ bool, args []string) {

@@ -24,6 +24,7 @@ import (
 	"chancery/internal/home"
 	"chancery/internal/httpsig"
 	"chancery/internal/matters"
+	"chancery/internal/wire"
 	"chancery/request"
 )
 
@@ -91,17 +92,23 @@ func (a *app) matterCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx, cancel := deadline(cmd)
-			defer cancel()
-			id, err := d.OpenMatter(ctx, details)
-			if err != nil {
-				return err
-			}
+			// The log has but a hash of the details: they are on disk before it.
+			id := codec.NewID()
 			data, err := json.MarshalIndent(details, "", "  ")
 			if err != nil {
 				return err
 			}
-			if err := home.WriteFile(filepath.Join(a.home, "matters", id.String()+".json"), append(data, '\n'), 0o600); err != nil {
+			file := a.matterPath(id)
+			if err := home.WriteFile(file, append(data, '\n'), 0o600); err != nil {
+				return err
+			}
+			ctx, cancel := deadline(cmd)
+			defer cancel()
+			err = d.OpenMatter(ctx, id, details)
+			if refused(err) {
+				return errors.Join(err, os.Remove(file))
+			}
+			if err != nil {
 				return err
 			}
 			return a.print(map[string]any{"matter": id}, "matter %s is open", id)
@@ -116,14 +123,14 @@ func (a *app) matterCommand() *cobra.Command {
 	var listKey string
 	list := &cobra.Command{
 		Use:   "list",
-		Short: "List holds and requests, with their approvals",
+		Short: "List matters, with their holds and requests",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, _, err := a.asPerson(cmd, listKey)
 			if err != nil {
 				return err
 			}
-			return a.printMatters(s, nil)
+			return a.printMatters(s)
 		},
 	}
 	keyFlag(list, &listKey)
@@ -149,18 +156,23 @@ func (a *app) matterCommand() *cobra.Command {
 				}
 			})
 			if m.ID.IsZero() {
-				return hint(fmt.Errorf("the log has no matter %s", id), "`chancery matter list` shows the holds and requests of all matters")
+				return hint(fmt.Errorf("the log has no matter %s", id), "`chancery matter list` shows all matters")
 			}
 			v, err := a.view(&m)
 			if err != nil {
 				return err
 			}
-			return a.printMatters(s, v)
+			return a.printMatter(s, v)
 		},
 	}
 	keyFlag(show, &showKey)
 	c.AddCommand(open, list, show)
 	return c
+}
+
+// matterPath is where the details of a matter lie that was opened from here.
+func (a *app) matterPath(id codec.ID) string {
+	return filepath.Join(a.home, "matters", id.String()+".json")
 }
 
 // matterView is what is known here of one matter.
@@ -175,7 +187,7 @@ type matterView struct {
 // knows, once it is what the log's leaf stands for.
 func (a *app) view(m *control.MatterState) (*matterView, error) {
 	v := &matterView{Matter: m.ID}
-	data, err := os.ReadFile(filepath.Join(a.home, "matters", m.ID.String()+".json"))
+	data, err := os.ReadFile(a.matterPath(m.ID))
 	if errors.Is(err, fs.ErrNotExist) {
 		return v, nil
 	}
@@ -206,81 +218,126 @@ func (v *matterView) write(w io.Writer) {
 	}
 }
 
-// printMatters shows holds and requests, of one matter or, where it is nil, of
-// all.
-func (a *app) printMatters(s *session, one *matterView) error {
-	others := func(matter codec.ID) bool { return one != nil && matter != one.Matter }
-	type hold struct {
-		Hold         codec.Hash `json:"hold"`
-		Matter       codec.ID   `json:"matter"`
-		From         string     `json:"from"`
-		To           string     `json:"to"`
-		Custodians   int        `json:"custodians"`
-		Acknowledged int        `json:"acknowledged"`
+// holdRow and requestRow are what people see of a hold and of a request.
+type holdRow struct {
+	Hold         codec.Hash `json:"hold"`
+	Matter       codec.ID   `json:"matter"`
+	From         string     `json:"from"`
+	To           string     `json:"to"`
+	Custodians   int        `json:"custodians"`
+	Acknowledged int        `json:"acknowledged"`
+}
+
+type requestRow struct {
+	Request    codec.Hash `json:"request"`
+	Matter     codec.ID   `json:"matter"`
+	From       string     `json:"from"`
+	To         string     `json:"to"`
+	Custodians int        `json:"custodians"`
+	MaxCount   uint64     `json:"max_count"`
+	Search     bool       `json:"search"`
+	Expiry     time.Time  `json:"expiry"`
+	Approvals  int        `json:"approvals"`
+	Uses       int        `json:"uses"`
+	State      string     `json:"state"`
+}
+
+// standing is how a request stands, in words.
+func standing(st *control.State, r *control.RequestState, now int64) string {
+	if r.Opening != nil {
+		return "opened: " + count(int(r.Opening.Exported), "record")
 	}
-	type req struct {
-		Request    codec.Hash `json:"request"`
-		Matter     codec.ID   `json:"matter"`
-		From       string     `json:"from"`
-		To         string     `json:"to"`
-		Custodians int        `json:"custodians"`
-		MaxCount   uint64     `json:"max_count"`
-		Search     bool       `json:"search"`
-		Expiry     time.Time  `json:"expiry"`
-		Approvals  int        `json:"approvals"`
-		Uses       int        `json:"uses"`
-		State      string     `json:"state"`
+	policy, err := st.PolicyFor(r, now)
+	if err == nil {
+		err = request.Ready(r, &policy, now)
 	}
-	var out struct {
-		*matterView
-		Holds    []hold `json:"holds"`
-		Requests []req  `json:"requests"`
+	if err != nil {
+		return err.Error()
 	}
-	out.matterView, out.Holds, out.Requests = one, []hold{}, []req{}
-	s.replica.Read(func(st *control.State) {
-		for _, h := range st.Holds() {
-			if others(h.Matter) {
-				continue
-			}
-			out.Holds = append(out.Holds, hold{h.Hash, h.Matter, dateOf(h.FromDay), dateOf(h.ToDay), len(h.Custodians), len(h.Acknowledged)})
+	return "ready to open"
+}
+
+// holdsAndRequests returns what there is of one matter.
+func holdsAndRequests(st *control.State, matter codec.ID, now time.Time) (holds []holdRow, requests []requestRow) {
+	for _, h := range st.Holds() {
+		if h.Matter == matter {
+			holds = append(holds, holdRow{h.Hash, h.Matter, dateOf(h.FromDay), dateOf(h.ToDay), len(h.Custodians), len(h.Acknowledged)})
 		}
-		for _, r := range st.Requests() {
-			if others(r.Matter) {
-				continue
-			}
-			state := "ready to open"
-			if policy, err := st.PolicyFor(r, time.Now().UnixMilli()); err != nil {
-				state = err.Error()
-			} else if err := request.Ready(r, &policy, time.Now().UnixMilli()); err != nil {
-				state = err.Error()
-			}
-			if r.Opening != nil {
-				state = "opened: " + count(int(r.Opening.Exported), "record")
-			}
-			out.Requests = append(out.Requests, req{
+	}
+	for _, r := range st.Requests() {
+		if r.Matter == matter {
+			requests = append(requests, requestRow{
 				r.Hash, r.Matter, dateOf(r.FromDay), dateOf(r.ToDay), len(r.Custodians), r.MaxCount, r.Search,
-				time.UnixMilli(r.Expiry).UTC(), len(r.Approvals), len(r.Uses), state,
+				time.UnixMilli(r.Expiry).UTC(), len(r.Approvals), len(r.Uses), standing(st, r, now.UnixMilli()),
 			})
 		}
-	})
+	}
+	return holds, requests
+}
+
+// writeRows shows a matter's holds and requests.
+func writeRows(w io.Writer, holds []holdRow, requests []requestRow) {
+	for _, h := range holds {
+		fmt.Fprintf(w, "hold     %s  %s to %s, %s, acknowledged by %s\n",
+			h.Hold.Short(), h.From, h.To, count(h.Custodians, "custodian"), count(h.Acknowledged, "device"))
+	}
+	for _, r := range requests {
+		fmt.Fprintf(w, "request  %s  %s to %s, %s, at most %s, %s: %s\n",
+			r.Request.Short(), r.From, r.To, count(r.Custodians, "custodian"), count(int(r.MaxCount), "record"), count(r.Approvals, "approval"), r.State)
+	}
+	if len(holds)+len(requests) == 0 {
+		fmt.Fprintln(w, "no hold stands, and nothing is requested")
+	}
+}
+
+// printMatter shows one matter, its holds and requests.
+func (a *app) printMatter(s *session, v *matterView) error {
+	out := struct {
+		*matterView
+		Holds    []holdRow    `json:"holds"`
+		Requests []requestRow `json:"requests"`
+	}{matterView: v}
+	s.replica.Read(func(st *control.State) { out.Holds, out.Requests = holdsAndRequests(st, v.Matter, time.Now()) })
 	if a.json {
 		return json.NewEncoder(a.out).Encode(out)
 	}
-	if one != nil {
-		one.write(a.out)
-	}
-	for _, h := range out.Holds {
-		fmt.Fprintf(a.out, "hold     %s  %s to %s, %s, acknowledged by %s\n",
-			h.Hold.Short(), h.From, h.To, count(h.Custodians, "custodian"), count(h.Acknowledged, "device"))
-	}
-	for _, r := range out.Requests {
-		fmt.Fprintf(a.out, "request  %s  %s to %s, %s, at most %s, %s: %s\n",
-			r.Request.Short(), r.From, r.To, count(r.Custodians, "custodian"), count(int(r.MaxCount), "record"), count(r.Approvals, "approval"), r.State)
-	}
-	if len(out.Holds)+len(out.Requests) == 0 {
-		fmt.Fprintln(a.out, "no hold stands, and nothing is requested")
-	}
+	v.write(a.out)
+	writeRows(a.out, out.Holds, out.Requests)
 	return nil
+}
+
+// printMatters shows all matters, with their holds and requests.
+func (a *app) printMatters(s *session) error {
+	out := struct {
+		Matters  []*matterView `json:"matters"`
+		Holds    []holdRow     `json:"holds"`
+		Requests []requestRow  `json:"requests"`
+	}{[]*matterView{}, []holdRow{}, []requestRow{}}
+	var text strings.Builder
+	var err error
+	s.replica.Read(func(st *control.State) {
+		for _, m := range st.Matters() {
+			var v *matterView
+			if v, err = a.view(m); err != nil {
+				return
+			}
+			holds, requests := holdsAndRequests(st, m.ID, time.Now())
+			out.Matters, out.Holds, out.Requests = append(out.Matters, v), append(out.Holds, holds...), append(out.Requests, requests...)
+			v.write(&text)
+			writeRows(&text, holds, requests)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return json.NewEncoder(a.out).Encode(out)
+	}
+	if text.Len() == 0 {
+		text.WriteString("no matter is open\n")
+	}
+	_, err = io.WriteString(a.out, text.String())
+	return err
 }
 
 // scopeFlags are what holds and requests both name.
@@ -390,101 +447,134 @@ func (a *app) holdCommand() *cobra.Command {
 	return c
 }
 
+// openingFlags are what search and request take.
+type openingFlags struct {
+	scope                scopeFlags
+	key, title, purpose  string
+	basis, out           string
+	terms, conversations []string
+	count                uint64
+	hours                int
+	search               bool
+}
+
+// draft is what the flags ask for, but for what the directory and chance add.
+func (f *openingFlags) draft() (*matters.Draft, error) {
+	if f.search && len(f.terms) == 0 {
+		return nil, &usageError{errors.New("--term is needed: what to search for (repeat for alternatives)")}
+	}
+	for _, t := range f.terms {
+		if len(blindindex.Tokenize(t)) == 0 {
+			return nil, &usageError{fmt.Errorf("--term %q has no word to search for", t)}
+		}
+	}
+	if f.count == 0 || f.hours < 1 {
+		return nil, &usageError{errors.New("--count and --hours are at least 1")}
+	}
+	in, err := f.scope.parse()
+	if err != nil {
+		return nil, err
+	}
+	d := &matters.Draft{
+		Matter: in.matter, FromDay: in.from, ToDay: in.to,
+		MaxCount: f.count, Search: f.search, Expiry: time.Now().Add(time.Duration(f.hours) * time.Hour),
+	}
+	for _, id := range f.conversations {
+		conversation, err := codec.ParseID(id)
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("--conversation: %w", err)}
+		}
+		d.Conversations = append(d.Conversations, conversation)
+	}
+	return d, nil
+}
+
 // openingCommand makes `search` and `request`, which differ in whether index
 // envelopes are opened first.
 func (a *app) openingCommand(use, short, long string, search bool) *cobra.Command {
-	var key, purpose, basis, title, out string
-	var terms, conversations []string
-	var scope scopeFlags
-	var count uint64
-	var hours int
+	in := openingFlags{search: search}
 	c := &cobra.Command{
 		Use: use, Short: short, Long: long, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if search && len(terms) == 0 {
-				return &usageError{errors.New("--term is needed: what to search for (repeat for alternatives)")}
-			}
-			for _, t := range terms {
-				if len(blindindex.Tokenize(t)) == 0 {
-					return &usageError{fmt.Errorf("--term %q has no word to search for", t)}
-				}
-			}
-			if count == 0 || hours < 1 {
-				return &usageError{errors.New("--count and --hours are at least 1")}
-			}
-			in, err := scope.parse()
-			if err != nil {
-				return err
-			}
-			draft := &matters.Draft{
-				Matter: in.matter, FromDay: in.from, ToDay: in.to,
-				MaxCount: count, Search: search, Expiry: time.Now().Add(time.Duration(hours) * time.Hour),
-			}
-			for _, id := range conversations {
-				conversation, err := codec.ParseID(id)
-				if err != nil {
-					return &usageError{fmt.Errorf("--conversation: %w", err)}
-				}
-				draft.Conversations = append(draft.Conversations, conversation)
-			}
-			s, d, err := a.desk(cmd, key)
-			if err != nil {
-				return err
-			}
-			if draft.Custodians, err = scope.members(cmd, s); err != nil {
-				return err
-			}
-			if draft.Details, err = request.NewDetails(rand.Reader, title, purpose, basis, terms); err != nil {
-				return err
-			}
-			recipient, err := hpke.MLKEM768X25519().GenerateKey()
-			if err != nil {
-				return fmt.Errorf("couldn't make the recipient's key: %w", err)
-			}
-			draft.Recipient = recipient.PublicKey().Bytes()
-			ctx, cancel := deadline(cmd)
-			defer cancel()
-			h, err := d.Request(ctx, draft)
-			if err != nil {
-				return err
-			}
-			secret, err := recipient.Bytes()
-			if err != nil {
-				return fmt.Errorf("couldn't keep the recipient's key: %w", err)
-			}
-			defer clear(secret)
-			if err := home.WriteFile(recipientPath(a.home, h), secret, 0o600); err != nil {
-				return err
-			}
-			file := home.Request{Request: h, Matter: draft.Matter, Details: draft.Details.Encode()}
-			data, err := json.MarshalIndent(file, "", "  ")
-			if err != nil {
-				return err
-			}
-			if out == "" {
-				out = filepath.Join(a.home, "requests", h.String()+".request")
-			}
-			if err := home.WriteFile(out, append(data, '\n'), 0o600); err != nil {
-				return err
-			}
-			return a.print(map[string]any{"request": h, "file": out},
-				"request %s is on the log\nhand this file to the approvers, who run `chancery approve` on it:\n  %s", h.Short(), out)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.requestOpening(cmd, &in) },
 	}
-	keyFlag(c, &key)
-	scope.add(c)
+	keyFlag(c, &in.key)
+	in.scope.add(c)
 	f := c.Flags()
-	f.StringArrayVar(&conversations, "conversation", nil, "`ID` of a conversation, to narrow the scope (repeat)")
+	f.StringArrayVar(&in.conversations, "conversation", nil, "`ID` of a conversation, to narrow the scope (repeat)")
 	if search {
-		f.StringArrayVar(&terms, "term", nil, "`WORD` to search for (repeat for alternatives; required)")
+		f.StringArrayVar(&in.terms, "term", nil, "`WORD` to search for (repeat for alternatives; required)")
 	}
-	f.StringVar(&title, "title", "", "`TEXT` that approvers read")
-	f.StringVar(&purpose, "purpose", "", "`TEXT` that approvers read, and auditors in the evidence")
-	f.StringVar(&basis, "legal-basis", "", "`TEXT` that approvers read, and auditors in the evidence")
-	f.Uint64Var(&count, "count", 1000, "greatest `NUMBER` of records to open")
-	f.IntVar(&hours, "hours", 72, "`HOURS` until the request expires")
-	f.StringVar(&out, "out", "", "`FILE` to write the request to (default: in the home folder)")
+	f.StringVar(&in.title, "title", "", "`TEXT` that approvers read")
+	f.StringVar(&in.purpose, "purpose", "", "`TEXT` that approvers read, and auditors in the evidence")
+	f.StringVar(&in.basis, "legal-basis", "", "`TEXT` that approvers read, and auditors in the evidence")
+	f.Uint64Var(&in.count, "count", 1000, "greatest `NUMBER` of records to open")
+	f.IntVar(&in.hours, "hours", 72, "`HOURS` until the request expires")
+	f.StringVar(&in.out, "out", "", "`FILE` to write the request to (default: in the home folder)")
 	return c
+}
+
+func (a *app) requestOpening(cmd *cobra.Command, f *openingFlags) error {
+	draft, err := f.draft()
+	if err != nil {
+		return err
+	}
+	s, d, err := a.desk(cmd, f.key)
+	if err != nil {
+		return err
+	}
+	if draft.Custodians, err = f.scope.members(cmd, s); err != nil {
+		return err
+	}
+	if draft.Details, err = request.NewDetails(rand.Reader, f.title, f.purpose, f.basis, f.terms); err != nil {
+		return err
+	}
+	recipient, err := hpke.MLKEM768X25519().GenerateKey()
+	if err != nil {
+		return fmt.Errorf("couldn't make the recipient's key: %w", err)
+	}
+	draft.Recipient = recipient.PublicKey().Bytes()
+	secret, err := recipient.Bytes()
+	if err != nil {
+		return fmt.Errorf("couldn't keep the recipient's key: %w", err)
+	}
+	defer clear(secret)
+	var keyFile string
+	requestFile, kept := f.out, false
+	draft.Keep = func(h codec.Hash) error {
+		if requestFile == "" {
+			requestFile = filepath.Join(a.home, "requests", h.String()+".request")
+		}
+		if err := (&home.Request{Request: h, Matter: draft.Matter, Details: draft.Details.Encode()}).Save(requestFile); err != nil {
+			return err
+		}
+		keyFile = recipientPath(a.home, h)
+		if err := home.WriteFile(keyFile, secret, 0o600); err != nil {
+			return errors.Join(err, os.Remove(requestFile))
+		}
+		kept = true
+		return nil
+	}
+	ctx, cancel := deadline(cmd)
+	defer cancel()
+	h, err := d.Request(ctx, draft)
+	switch {
+	case err == nil:
+	case refused(err) && kept:
+		// Nothing on the log, so nothing to approve or to open.
+		return errors.Join(err, os.Remove(requestFile), os.Remove(keyFile))
+	case kept:
+		return hint(err, "the request may be on the log all the same, and its file is %s: look with `chancery matter list`", requestFile)
+	default:
+		return err
+	}
+	return a.print(map[string]any{"request": h, "file": requestFile},
+		"request %s is on the log\nhand this file to the approvers, who run `chancery approve` on it:\n  %s", h.Short(), requestFile)
+}
+
+// refused reports whether the server said no, so that nothing was logged.
+func refused(err error) bool {
+	var p *wire.Problem
+	return errors.As(err, &p) && p.Status < 500
 }
 
 func recipientPath(dir string, h codec.Hash) string {

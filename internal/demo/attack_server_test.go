@@ -246,7 +246,7 @@ func TestMaliciousServer(t *testing.T) {
 			}
 			return body
 		})
-		if _, err := s.desk(s.reviewer).OpenMatter(attackContext(t), &request.Details{Title: "another matter"}); err != nil {
+		if err := s.desk(s.reviewer).OpenMatter(attackContext(t), codec.NewID(), &request.Details{Title: "another matter"}); err != nil {
 			t.Fatal(err)
 		}
 		refused(t, want{code: request.CodeStale, reason: ledger.ErrEntries.Error()})
@@ -516,7 +516,7 @@ func TestHidden(t *testing.T) {
 			return codec.Encode(&done)
 		})
 		defer m.swallow()
-		_, err := lied(s.desk(s.reviewer)).OpenMatter(attackContext(t), &request.Details{Title: "a matter"})
+		err := lied(s.desk(s.reviewer)).OpenMatter(attackContext(t), codec.NewID(), &request.Details{Title: "a matter"})
 		if err == nil || !strings.Contains(err.Error(), "the server answers about another statement") {
 			t.Errorf("got %v", err)
 		}

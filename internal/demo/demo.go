@@ -677,8 +677,8 @@ func (s *stage) hold(ctx context.Context) error {
 		return err
 	}
 	s.step("the reviewer opens a matter and places a hold on the messages of %s", who)
-	matter, err := desk.OpenMatter(ctx, details)
-	if err != nil {
+	matter := codec.NewID()
+	if err := desk.OpenMatter(ctx, matter, details); err != nil {
 		return err
 	}
 	today := envelope.DayOf(time.Now())
@@ -694,21 +694,18 @@ func (s *stage) hold(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.summary.Request, err = desk.Request(ctx, &matters.Draft{
+	_, err = desk.Request(ctx, &matters.Draft{
 		Matter: matter, Custodians: ids, FromDay: today - 1, ToDay: today + 1, MaxCount: 20_000, Search: true,
 		Recipient: recipient.PublicKey().Bytes(), Expiry: time.Now().Add(24 * time.Hour), Details: details,
+		Keep: func(h codec.Hash) error {
+			s.summary.Request = h
+			if err := home.WriteFile(s.path("recipients", h.String()+".key"), secret, 0o600); err != nil {
+				return err
+			}
+			return (&home.Request{Request: h, Matter: matter, Details: details.Encode()}).Save(s.requestFile())
+		},
 	})
-	if err != nil {
-		return err
-	}
-	if err := home.WriteFile(s.path("recipients", s.summary.Request.String()+".key"), secret, 0o600); err != nil {
-		return err
-	}
-	data, err := json.MarshalIndent(&home.Request{Request: s.summary.Request, Matter: matter, Details: details.Encode()}, "", "  ")
-	if err != nil {
-		return err
-	}
-	return home.WriteFile(s.requestFile(), data, 0o600)
+	return err
 }
 
 func (s *stage) requestFile() string {

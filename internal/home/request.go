@@ -17,6 +17,15 @@ type Request struct {
 	Details []byte     `json:"details"` // encoded request.Details
 }
 
+// Save writes a request file, whole or not at all.
+func (r *Request) Save(path string) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("couldn't encode the request file: %w", err)
+	}
+	return WriteFile(path, append(data, '\n'), 0o600)
+}
+
 // ReadRequest reads a request file.
 func ReadRequest(path string) (*Request, *request.Details, error) {
 	data, err := os.ReadFile(path)

@@ -58,15 +58,39 @@ var ErrNotHandedOver = errors.New("couldn't hand it to every holder")
 // credential returns the fingerprint of the person's key.
 func (d *Desk) credential() codec.Hash { return sshsig.Credential(d.Key.PublicKey().Marshal()).ID() }
 
-func (d *Desk) log(ctx context.Context, body control.Body) (codec.Hash, *wire.Submit, error) {
-	done, submit, err := ceremony.Submit(ctx, d.Server, d.Rand, d.Replica.Organisation(), body, d.Key)
+// prepare signs a statement.
+func (d *Desk) prepare(body control.Body) (codec.Hash, *wire.Submit, error) {
+	statement, opening, err := control.NewStatement(d.Rand, d.Replica.Organisation(), body)
 	if err != nil {
 		return codec.Hash{}, nil, err
 	}
-	if err := ceremony.Logged(done); err != nil {
-		return done.Hash, submit, err
+	signatures, err := ceremony.SignSSH(statement, d.Key)
+	if err != nil {
+		return codec.Hash{}, nil, err
 	}
-	return done.Hash, submit, d.await(ctx, done)
+	return statement.Hash(), &wire.Submit{Statement: codec.Encode(statement), Opening: opening, Signatures: signatures}, nil
+}
+
+// log logs a statement. keep is called with its hash before anybody else knows
+// it, and may be nil.
+func (d *Desk) log(ctx context.Context, body control.Body, keep func(codec.Hash) error) (codec.Hash, error) {
+	h, submit, err := d.prepare(body)
+	if err != nil {
+		return codec.Hash{}, err
+	}
+	if keep != nil {
+		if err := keep(h); err != nil {
+			return codec.Hash{}, err
+		}
+	}
+	done, err := ceremony.Offer(ctx, d.Server, submit)
+	if err != nil {
+		return codec.Hash{}, err
+	}
+	if err := ceremony.Logged(done); err != nil {
+		return h, err
+	}
+	return h, d.await(ctx, done)
 }
 
 // ErrHidden means that the server said that it logged a statement, and the
@@ -133,38 +157,32 @@ func (d *Desk) handOver(ctx context.Context, submit *wire.Submit) error {
 // bind signs a statement that binds holders, hands it to them and then logs it:
 // a server that refuses or hides the leaf keeps it from nobody.
 func (d *Desk) bind(ctx context.Context, body control.Body) (codec.Hash, error) {
-	statement, opening, err := control.NewStatement(d.Rand, d.Replica.Organisation(), body)
+	h, submit, err := d.prepare(body)
 	if err != nil {
 		return codec.Hash{}, err
 	}
-	signatures, err := ceremony.SignSSH(statement, d.Key)
-	if err != nil {
-		return codec.Hash{}, err
-	}
-	submit := &wire.Submit{Statement: codec.Encode(statement), Opening: opening, Signatures: signatures}
 	handed := d.handOver(ctx, submit)
 	done, err := ceremony.Offer(ctx, d.Server, submit)
 	if err != nil {
-		return statement.Hash(), errors.Join(err, handed)
+		return h, errors.Join(err, handed)
 	}
 	if err := ceremony.Logged(done); err != nil {
-		return done.Hash, errors.Join(err, handed)
+		return h, errors.Join(err, handed)
 	}
 	if err := d.await(ctx, done); err != nil {
-		return done.Hash, errors.Join(err, handed)
+		return h, errors.Join(err, handed)
 	}
 	if handed != nil {
 		// Some may have lacked what the statement refers to, and have it by now.
 		handed = d.handOver(ctx, submit)
 	}
-	return done.Hash, handed
+	return h, handed
 }
 
-// OpenMatter opens a case.
-func (d *Desk) OpenMatter(ctx context.Context, details *request.Details) (codec.ID, error) {
-	id := codec.NewID()
-	_, _, err := d.log(ctx, &control.Matter{ID: id, Details: details.Hash(), Reviewer: d.credential()})
-	return id, err
+// OpenMatter opens a case under a fresh id.
+func (d *Desk) OpenMatter(ctx context.Context, id codec.ID, details *request.Details) error {
+	_, err := d.log(ctx, &control.Matter{ID: id, Details: details.Hash(), Reviewer: d.credential()}, nil)
+	return err
 }
 
 // PlaceHold orders that nothing of the custodians between two days is deleted,
@@ -185,6 +203,11 @@ type Draft struct {
 	Recipient     []byte // HPKE public key of who gets the production
 	Expiry        time.Time
 	Details       *request.Details
+
+	// Keep, where it isn't nil, is called with the request's hash before it is
+	// offered to the log: without the details and the recipient's private key,
+	// a request on the log is of no use to anybody. Its error ends the request.
+	Keep func(request codec.Hash) error
 }
 
 // Request demands an opening. The details travel to approvers and opener apart
@@ -200,8 +223,7 @@ func (d *Desk) Request(ctx context.Context, draft *Draft) (codec.Hash, error) {
 		Evidence: control.EvidenceNone, Expiry: draft.Expiry.UnixMilli(),
 	}
 	d.Replica.Read(func(s *control.State) { body.Policy = s.Policy().Hash })
-	h, _, err := d.log(ctx, body)
-	return h, err
+	return d.log(ctx, body, draft.Keep)
 }
 
 // ErrDetails means that details are not those that the request's leaf names.
@@ -237,8 +259,7 @@ func (d *Desk) Decide(ctx context.Context, h codec.Hash, decision control.Decisi
 	if decision == control.Refuse {
 		return d.bind(ctx, body) // a refusal is a veto
 	}
-	leaf, _, err := d.log(ctx, body)
-	return leaf, err
+	return d.log(ctx, body, nil)
 }
 
 // Withdraw ends a request, for holders at once.
@@ -248,8 +269,7 @@ func (d *Desk) Withdraw(ctx context.Context, h codec.Hash, reason string) (codec
 
 // Export records that a production left the system.
 func (d *Desk) Export(ctx context.Context, h, production codec.Hash, records uint64) (codec.Hash, error) {
-	leaf, _, err := d.log(ctx, &control.Export{Nonce: codec.NewID(), Request: h, Production: production, Records: records})
-	return leaf, err
+	return d.log(ctx, &control.Export{Nonce: codec.NewID(), Request: h, Production: production, Records: records}, nil)
 }
 
 // Revoke ends a device, for holders at once: what it sends afterwards opens
