@@ -32,6 +32,12 @@ const (
 
 	labelBody   = "pack-body"
 	labelExport = "export"
+
+	// A body without envelopes set aside has no field for them, as none had before
+	// there was one. These are the heads of the CBOR arrays, one byte each.
+	headWithout = 0x80 | 18
+	headWith    = 0x80 | 19
+	emptyArray  = 0x80
 )
 
 // ErrMalformed means that bytes are not an evidence pack or production.
@@ -71,6 +77,8 @@ type Body struct {
 	Broken    []Broken     // envelopes that no right answers open
 
 	Export codec.Hash // H("export", lines)
+
+	SetAside []SetAside // by phase; not in the encoding where there is none
 }
 
 // Opening opens a sealed leaf of the control log.
@@ -146,6 +154,30 @@ type Proven struct {
 	Proof  quorum.DLEQ
 }
 
+// SetAside are the envelopes of one phase's set for which every guard of the
+// genesis leaf signed that the tag is wrong: nobody may tell what opens them.
+type SetAside struct {
+	_         struct{} `cbor:",toarray"`
+	Phase     control.Phase
+	Envelopes []Refuted   // ascending by position
+	Answers   []Disclosed // one of each guard, in the genesis leaf's order
+}
+
+// Refuted is an envelope that was set aside. All of it is here: the guards named
+// the encapsulation that they were asked about, and it must be the archived one.
+type Refuted struct {
+	_        struct{} `cbor:",toarray"`
+	Position uint64   // in the phase's set, from 0
+	Envelope []byte
+}
+
+// Disclosed is an answer with what opens it.
+type Disclosed struct {
+	_       struct{} `cbor:",toarray"`
+	Answer  []byte   // as the holder signed and sealed it
+	Secrets [64]byte // what opens Answer and nothing else, as Disclose returns it
+}
+
 // Tail is the control log from the body's last entry on, with the opener's last
 // statement in it.
 type Tail struct {
@@ -161,7 +193,14 @@ type file struct {
 }
 
 // Encode returns the body's encoding, which BodyHash names.
-func (b *Body) Encode() []byte { return codec.Encode(b) }
+func (b *Body) Encode() []byte {
+	out := codec.Encode(b)
+	if len(b.SetAside) == 0 {
+		out = out[:len(out)-1]
+		out[0] = headWithout
+	}
+	return out
+}
 
 // BodyHash returns H("pack-body", body).
 func BodyHash(body []byte) codec.Hash { return codec.Sum(labelBody, body) }
@@ -173,9 +212,17 @@ func ParseBody(data []byte) (*Body, error) {
 	if len(data) > MaxSize {
 		return nil, fmt.Errorf("body of %d bytes: %w", len(data), codec.ErrSize)
 	}
+	without := len(data) > 0 && data[0] == headWithout
+	if without {
+		data = append(bytes.Clone(data), emptyArray)
+		data[0] = headWith
+	}
 	b := new(Body)
 	if err := codec.Decode(data, b); err != nil {
 		return nil, fmt.Errorf("%w: body: %w", ErrMalformed, err)
+	}
+	if without != (len(b.SetAside) == 0) {
+		return nil, fmt.Errorf("%w: an empty list of what was set aside", ErrMalformed)
 	}
 	if err := b.check(); err != nil {
 		return nil, err
@@ -214,6 +261,24 @@ func (b *Body) check() error {
 		}
 		if item.Neighbour() && len(item.Tags) != 0 {
 			return fmt.Errorf("%w: item %d has tags and no envelope", ErrMalformed, i)
+		}
+	}
+	return b.checkSetAside()
+}
+
+func (b *Body) checkSetAside() error {
+	for i := range b.SetAside {
+		aside := &b.SetAside[i]
+		if i > 0 && aside.Phase <= b.SetAside[i-1].Phase {
+			return fmt.Errorf("%w: phases of what was set aside not in ascending order", ErrMalformed)
+		}
+		if len(aside.Envelopes) == 0 {
+			return fmt.Errorf("%w: nothing was set aside in phase %d", ErrMalformed, aside.Phase)
+		}
+		for j := 1; j < len(aside.Envelopes); j++ {
+			if aside.Envelopes[j].Position <= aside.Envelopes[j-1].Position {
+				return fmt.Errorf("%w: envelopes set aside not in ascending order", ErrMalformed)
+			}
 		}
 	}
 	return nil

@@ -17,8 +17,9 @@ import (
 	"chancery/pack"
 )
 
-// real returns the packs of two openings: a search, and one with a lying
-// keyholder and an envelope that doesn't open.
+// real returns the packs of three openings: a search, one with a lying keyholder
+// and an envelope that doesn't open, and a search with envelopes set aside in
+// both phases.
 func real(t testing.TB) (*openertest.World, [][]byte) {
 	t.Helper()
 	w := openertest.New(t, openertest.Options{})
@@ -26,15 +27,25 @@ func real(t testing.TB) (*openertest.World, [][]byte) {
 	liar := openertest.New(t, openertest.Options{Terms: []string{}, Messages: func(w *openertest.World) { w.SendBroken(w.Pair, w.Other) }})
 	liar.Keyholders["keyholder-1"].Lie = func(_ control.Phase, _ int, p []byte) []byte { return p[1:] }
 	_, _, broken := liar.Open()
-	return w, [][]byte{search, broken}
+	aside := openertest.New(t, openertest.Options{Messages: func(w *openertest.World) {
+		w.SendMistagged(w.Pair, w.Other, "a budget")
+		w.SendMistagged(w.Pair, w.Other, "another budget")
+		id := w.Conversation(w.Other, w.Custodian)
+		w.Accept(w.Mistag(w.Org.Seal(id, w.Other, envelope.KindIndex, nil, nil), w.Other))
+	}})
+	_, _, refuted := aside.Open()
+	return w, [][]byte{search, broken, refuted}
 }
 
 func TestRoundTrip(t *testing.T) {
 	_, packs := real(t)
-	for _, data := range packs {
+	for i, data := range packs {
 		p, err := pack.Parse(data)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if elements := p.Body.Encode()[0] - 0x80; (elements == 19) != (i == 2) || (elements == 18) != (i != 2) {
+			t.Errorf("pack %d: a body of %d elements", i, elements)
 		}
 		again, err := pack.Assemble(p.Body.Encode(), p.Tail)
 		if err != nil || !bytes.Equal(again, data) {
@@ -70,6 +81,45 @@ func TestBodyOrder(t *testing.T) {
 		}
 		edit(p.Body)
 		if _, err := pack.ParseBody(p.Body.Encode()); !errors.Is(err, pack.ErrMalformed) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+// What was set aside has one encoding, and none where nothing was.
+func TestSetAsideOrder(t *testing.T) {
+	_, packs := real(t)
+	for name, edit := range map[string]func(b *pack.Body){
+		"phases swapped":    func(b *pack.Body) { slices.Reverse(b.SetAside) },
+		"phase twice":       func(b *pack.Body) { b.SetAside[1].Phase = b.SetAside[0].Phase },
+		"no envelope":       func(b *pack.Body) { b.SetAside[0].Envelopes = nil },
+		"envelopes swapped": func(b *pack.Body) { slices.Reverse(b.SetAside[1].Envelopes) },
+		"envelope twice":    func(b *pack.Body) { b.SetAside[1].Envelopes[1] = b.SetAside[1].Envelopes[0] },
+	} {
+		p, err := pack.Parse(packs[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		edit(p.Body)
+		if _, err := pack.ParseBody(p.Body.Encode()); !errors.Is(err, pack.ErrMalformed) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	p, err := pack.Parse(packs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := p.Body.Encode()
+	for name, body := range map[string][]byte{
+		"an empty list":         codec.Encode(p.Body),
+		"a field too few":       without[:len(without)-34],
+		"a field too many":      append(codec.Encode(p.Body), 0x80),
+		"the head of a longer":  append([]byte{0x93}, without[1:]...),
+		"the head of a shorter": append([]byte{0x92}, codec.Encode(p.Body)[1:]...),
+		"nothing":               nil,
+		"a head alone":          {0x92},
+	} {
+		if _, err := pack.ParseBody(body); !errors.Is(err, pack.ErrMalformed) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}

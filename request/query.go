@@ -1,6 +1,7 @@
 package request
 
 import (
+	"bytes"
 	"crypto/hpke"
 	"fmt"
 	"strings"
@@ -109,8 +110,25 @@ type Answer struct {
 // Parts is what an answer seals: one entry an item, in the query's order.
 type Parts struct {
 	_      struct{} `cbor:",toarray"`
-	Parts  [][]byte // 65 bytes of a keyholder (its partial), 32 of a guard (shared secret)
-	Proofs [][]byte // 64 bytes each (DLEQ) where the query asked; else none
+	Parts  [][]byte // 65 bytes of a keyholder (its partial), 32 of a guard (shared secret) or 0 where it withholds it
+	Proofs [][]byte // of a keyholder 64 bytes each (DLEQ) where the query asked; of a guard that withholds, Withheld or empty; else none
+}
+
+// Withheld returns what a guard signs in place of a secret where a manifest's tag
+// doesn't verify under it (spec/opening.md#withheld): H("withheld" ‖ H(manifest) ‖
+// enc), 32 bytes. It names what the guard was asked about, since a guard can't
+// tell that from what was archived, and its opener may be a liar.
+func Withheld(manifest codec.Hash, enc []byte) []byte {
+	h := codec.Sum("withheld", manifest[:], enc)
+	return h[:]
+}
+
+// Withholds reports whether a guard's answer withholds the secret of the item at
+// a position, of a manifest and the 1,153 bytes of enc. An empty part alone
+// doesn't say of what.
+func (p *Parts) Withholds(position int, manifest codec.Hash, enc []byte) bool {
+	return position < len(p.Parts) && position < len(p.Proofs) &&
+		len(p.Parts[position]) == 0 && bytes.Equal(p.Proofs[position], Withheld(manifest, enc))
 }
 
 // ProofContext ties a keyholder's proof of an answer (Query.Proofs), and an
@@ -195,7 +213,7 @@ const (
 	CodeWithdrawn  Code = "withdrawn"
 	CodeOpener     Code = "opener" // not the opener that the log names
 	CodeScope      Code = "scope"
-	CodeEnvelope   Code = "envelope" // signature, header, proof, tag or inclusion is wrong
+	CodeEnvelope   Code = "envelope" // signature, header, proof or inclusion is wrong
 	CodeLimit      Code = "limit"    // count, uses or set
 	CodeStale      Code = "stale"    // checkpoint or cosignatures too old, or the log rolled back
 	CodeUnopened   Code = "unopened" // a sealed leaf's opening was withheld

@@ -139,6 +139,27 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
+// A guard withholds by an empty part and a word about what it was asked; neither
+// is one without the other, nor about anything else.
+func TestWithholds(t *testing.T) {
+	m, enc := codec.Sum("manifest"), make([]byte, 1153)
+	word := request.Withheld(m, enc)
+	p := &request.Parts{
+		Parts:  [][]byte{nil, make([]byte, 32), {}, nil},
+		Proofs: [][]byte{word, word, nil},
+	}
+	for i, want := range []bool{true, false, false, false, false} {
+		if got := p.Withholds(i, m, enc); got != want {
+			t.Errorf("item %d: %t", i, got)
+		}
+	}
+	other := bytes.Clone(enc)
+	other[0] ^= 1
+	if p.Withholds(0, codec.Sum("another"), enc) || p.Withholds(0, m, other) || p.Withholds(0, m, enc[1:]) {
+		t.Error("a word about one envelope is one about another")
+	}
+}
+
 func TestRefusal(t *testing.T) {
 	holder := codec.NewPrivateKey()
 	r := &request.Refusal{Request: codec.Sum("request"), Code: request.CodeScope, Reason: strings.Repeat("é", 4096) + "\xff", Time: 1}

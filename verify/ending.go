@@ -75,58 +75,83 @@ func (v *verifier) faults() (string, error) {
 		if err := v.broken(&v.body.Broken[i]); err != nil {
 			return "", fmt.Errorf("envelope %s: %w", v.body.Broken[i].Core.Short(), err)
 		}
+		v.notOpened(v.cores[v.body.Broken[i].Core], "right answers don't open it as its sender signed it")
 	}
-	if len(v.body.Faults) == 0 && len(v.body.Broken) == 0 {
+	for i := range v.body.SetAside {
+		if err := v.setAside(&v.body.SetAside[i]); err != nil {
+			return "", err
+		}
+	}
+	if len(v.body.Faults) == 0 && len(v.report.NotOpened) == 0 {
 		return "nobody answered wrongly", nil
 	}
-	return fmt.Sprintf("proven against %q; %d envelopes that their senders made so that they don't open", v.report.Faults, len(v.body.Broken)), nil
+	return fmt.Sprintf("proven against %q; %d envelopes that their senders made so that they don't open, of which %d by a wrong tag, on every guard's word",
+		v.report.Faults, len(v.report.NotOpened), len(v.report.NotOpened)-len(v.body.Broken)), nil
 }
 
-// fault checks that a holder signed an answer that isn't the right one, which
-// the opened envelope's seed gives.
-func (v *verifier) fault(f *pack.Fault) (string, error) {
+func (v *verifier) notOpened(it *item, reason string) {
+	v.report.NotOpened = append(v.report.NotOpened, Unopened{
+		Envelope: it.core, Device: it.manifest.Header.Device, Member: it.device.Member, Reason: reason,
+	})
+}
+
+// disclosed opens a holder's answer, which must be to this opener and to exactly
+// a phase's set. It returns the holder and its parts, one for each item.
+func (v *verifier) disclosed(guard bool, holder uint8, phase control.Phase, answer []byte, secrets *[64]byte) (*control.Holder, *request.Parts, error) {
 	holders := v.genesis.Keyholders
-	if f.Guard {
+	if guard {
 		holders = v.genesis.Guards
 	}
-	if f.Holder < 1 || int(f.Holder) > len(holders) {
-		return "", fmt.Errorf("no holder %d", f.Holder)
+	if holder < 1 || int(holder) > len(holders) {
+		return nil, nil, fmt.Errorf("no holder %d", holder)
 	}
-	h := &holders[f.Holder-1]
+	h := &holders[holder-1]
+	a, parts, err := pack.OpenDisclosed(h.Sign, &v.opener.Opener, answer, secrets)
+	if err != nil {
+		return nil, nil, err
+	}
+	uses := v.usesOf()
+	use := slices.IndexFunc(uses, func(u control.UseState) bool { return u.Hash == a.Use })
+	if a.Guard != guard || a.Holder != holder || use < 0 {
+		return nil, nil, errors.New("the answer is another's, or to something else")
+	}
+	cores := v.body.RecordSet
+	if phase == control.PhaseIndex {
+		cores = v.body.IndexSet
+	}
+	if u := &uses[use]; u.Phase != phase || u.Guard != guard || u.Holder != holder || u.Root != control.UseSet(cores) {
+		return nil, nil, errors.New("the answer is to another set of envelopes")
+	}
+	if len(parts.Parts) != len(cores) {
+		return nil, nil, errors.New("the answer has not one part for each envelope")
+	}
+	return h, parts, nil
+}
+
+// fault checks that a holder signed an answer that isn't the right one.
+func (v *verifier) fault(f *pack.Fault) (string, error) {
 	set, err := v.set(f.Phase)
 	if err != nil {
 		return "", err
 	}
-	if f.Position >= uint64(len(set)) || set[f.Position].secrets == nil {
-		return "", errors.New("it names no envelope that was opened")
+	if f.Position >= uint64(len(set)) {
+		return "", errors.New("it names no envelope that was asked for")
 	}
 	it := set[f.Position]
-	answer, parts, err := pack.OpenDisclosed(h.Sign, &v.opener.Opener, f.Answer, &f.Secrets)
+	h, parts, err := v.disclosed(f.Guard, f.Holder, f.Phase, f.Answer, &f.Secrets)
 	if err != nil {
 		return "", err
 	}
-	use := slices.IndexFunc(v.usesOf(), func(u control.UseState) bool { return u.Hash == answer.Use })
-	if answer.Guard != f.Guard || answer.Holder != f.Holder || use < 0 {
-		return "", errors.New("the answer is another's, or to something else")
+	if f.Guard {
+		if len(f.Proof) != 0 {
+			return "", errors.New("a proof about what needs none")
+		}
+		return h.Name, v.wrongSecret(it, parts, int(f.Position))
 	}
-	u := v.usesOf()[use]
-	cores := v.body.RecordSet
-	if f.Phase == control.PhaseIndex {
-		cores = v.body.IndexSet
-	}
-	if u.Phase != f.Phase || u.Guard != f.Guard || u.Holder != f.Holder || u.Root != control.UseSet(cores) {
-		return "", errors.New("the answer is to another set of envelopes")
-	}
-	if len(parts.Parts) != len(set) {
-		return "", errors.New("the answer has not one part for each envelope")
+	if it.secrets == nil {
+		return "", errors.New("it names no envelope that was opened")
 	}
 	part := parts.Parts[f.Position]
-	if f.Guard {
-		if len(f.Proof) != 0 || bytes.Equal(part, it.secrets.SharedSecret()) {
-			return "", errors.New("the guard's answer is the right one")
-		}
-		return h.Name, nil
-	}
 	if len(part) != quorum.PointSize {
 		if len(f.Proof) != 0 {
 			return "", errors.New("a proof about what is no point")
@@ -134,6 +159,82 @@ func (v *verifier) fault(f *pack.Fault) (string, error) {
 		return h.Name, nil
 	}
 	return h.Name, v.wrongPoint(f, it, quorum.Point(part))
+}
+
+// wrongSecret checks that a guard's part for an envelope is not the right one,
+// which the opened envelope's seed gives, or the tag shows of a broken one.
+func (v *verifier) wrongSecret(it *item, parts *request.Parts, position int) error {
+	var right, enc []byte
+	if it.secrets != nil {
+		right, enc = it.secrets.SharedSecret(), it.enc
+	} else if i := slices.IndexFunc(v.body.Broken, func(b pack.Broken) bool { return b.Core == it.core }); i >= 0 {
+		env, err := envelope.Parse(v.body.Broken[i].Envelope)
+		if err != nil {
+			return err
+		}
+		right, enc = v.body.Broken[i].Secret, env.Enc // broken checks both
+	} else {
+		return errors.New("it names no envelope whose secret is shown")
+	}
+	part := parts.Parts[position]
+	switch {
+	case bytes.Equal(part, right):
+		return errors.New("the guard's answer is the right one")
+	case len(part) == 0 && !parts.Withholds(position, it.manifest.Hash(), enc):
+		// Its opener showed it something else, or it says so: nobody can tell.
+		return errors.New("the guard withheld the secret of something else")
+	}
+	return nil
+}
+
+// setAside checks that every guard of the genesis leaf withheld the secret of
+// each of these envelopes, asked about what was archived: fewer could lie, and
+// an opener could have asked them about something else.
+func (v *verifier) setAside(aside *pack.SetAside) error {
+	set, err := v.set(aside.Phase)
+	if err != nil {
+		return err
+	}
+	if len(aside.Answers) != len(v.genesis.Guards) {
+		return fmt.Errorf("envelopes set aside on the word of %d guards, want all %d", len(aside.Answers), len(v.genesis.Guards))
+	}
+	var given []*request.Parts
+	for i := range aside.Answers {
+		a := &aside.Answers[i]
+		_, parts, err := v.disclosed(true, uint8(i+1), aside.Phase, a.Answer, &a.Secrets)
+		if err != nil {
+			return fmt.Errorf("the word of guard %d: %w", i+1, err)
+		}
+		given = append(given, parts)
+	}
+	for i := range aside.Envelopes {
+		r := &aside.Envelopes[i]
+		if r.Position >= uint64(len(set)) || set[r.Position].Opened != nil {
+			return fmt.Errorf("an envelope set aside at position %d was opened, or nobody asked for it", r.Position)
+		}
+		it := set[r.Position]
+		if err := refuted(it, r, given); err != nil {
+			return fmt.Errorf("envelope %s: %w", it.core.Short(), err)
+		}
+		v.notOpened(it, "every guard says that the sender's tag is wrong")
+	}
+	return nil
+}
+
+func refuted(it *item, r *pack.Refuted, given []*request.Parts) error {
+	env, err := envelope.Parse(r.Envelope)
+	if err != nil {
+		return err
+	}
+	if env.Hash() != it.manifest.Core.Envelope || !bytes.Equal(env.E(), it.E) {
+		return errors.New("it is not the archived envelope")
+	}
+	for i, parts := range given {
+		if !parts.Withholds(int(r.Position), it.manifest.Hash(), env.Enc) {
+			return fmt.Errorf("guard %d doesn't say that its tag is wrong", i+1)
+		}
+	}
+	return nil
 }
 
 func (v *verifier) wrongPoint(f *pack.Fault, it *item, answered quorum.Point) error {

@@ -72,7 +72,7 @@ func (v *verifier) envelope(it *item, publics map[codec.Hash]*envelope.PublicKey
 		}
 		// That the result is the archived envelope is reseal's to say; without it
 		// the point would be another and the proof fail here.
-		it.secrets, e = secrets, env.E()
+		it.secrets, it.enc, e = secrets, env.Enc, env.E()
 		if env.Hash() != it.manifest.Core.Envelope {
 			return fmt.Errorf("envelope %s, sealed again: %w", it.core.Short(), envelope.ErrMismatch)
 		}
@@ -327,9 +327,9 @@ func (v *verifier) uses() (string, error) {
 // the ML-KEM secret, that its record is one, and that all that was asked for was
 // opened, or shown not to open.
 func (v *verifier) reseal() (string, error) {
-	broken := map[codec.Hash]bool{}
+	shown := map[codec.Hash]int{} // why each envelope isn't opened, and how often
 	for i := range v.body.Broken {
-		broken[v.body.Broken[i].Core] = true
+		shown[v.body.Broken[i].Core]++
 	}
 	n := 0
 	for _, phase := range []control.Phase{control.PhaseIndex, control.PhaseRecord} {
@@ -337,9 +337,19 @@ func (v *verifier) reseal() (string, error) {
 		if err != nil {
 			return "", err
 		}
+		for _, aside := range v.body.SetAside {
+			for _, r := range aside.Envelopes {
+				if aside.Phase == phase && r.Position < uint64(len(set)) {
+					shown[set[r.Position].core]++
+				}
+			}
+		}
 		for _, it := range set {
-			if opened := it.Opened != nil; opened == broken[it.core] {
-				return "", fmt.Errorf("envelope %s was asked for, and is neither opened nor shown not to open, or both", it.core.Short())
+			if it.Opened != nil {
+				shown[it.core]++
+			}
+			if shown[it.core] != 1 {
+				return "", fmt.Errorf("envelope %s was asked for, and is neither opened nor shown not to open, or more than one of them", it.core.Short())
 			}
 		}
 	}

@@ -113,11 +113,18 @@ func (r *Report) Write(w io.Writer) {
 			fmt.Fprintf(w, "      %s\n", c.Detail)
 		}
 	}
+	for _, u := range r.NotOpened {
+		fmt.Fprintf(w, "\nnot opened: %s: envelope %s, device %s, member %s\n", u.Reason, u.Envelope, u.Device, u.Member)
+	}
 	if failed > 0 {
 		fmt.Fprintf(w, "\nNOT VERIFIED: %d of %d checks failed\n", failed, len(r.Checks))
 		return
 	}
-	fmt.Fprintf(w, "\nverified: %d checks hold; %d envelopes opened, %d messages exported\n", len(r.Checks), r.Opened, r.Exported)
+	fmt.Fprintf(w, "\nverified: %d checks hold; %d envelopes opened, %d messages exported", len(r.Checks), r.Opened, r.Exported)
+	if n := len(r.NotOpened); n > 0 {
+		fmt.Fprintf(w, ", %d not opened", n)
+	}
+	fmt.Fprintln(w)
 }
 
 // read reads a file of at most a pack's size.

@@ -41,7 +41,17 @@ type Report struct {
 	Exported     int        `json:"exported"`
 	Faults       []string   `json:"faults"`       // holders proven to have answered otherwise
 	Unsearchable int        `json:"unsearchable"` // records in scope that no index in scope finds
+	NotOpened    []Unopened `json:"not_opened"`   // envelopes that were asked for, and that their senders made so
 	Export       codec.Hash `json:"export"`       // H("export", lines), which the export's file must have
+}
+
+// Unopened is an envelope that was asked for and isn't opened, proven not to be
+// the opener's or one holder's doing.
+type Unopened struct {
+	Envelope codec.Hash `json:"envelope"` // H(core)
+	Device   codec.Hash `json:"device"`   // the sender's control leaf
+	Member   codec.ID   `json:"member"`
+	Reason   string     `json:"reason"`
 }
 
 // step is a check with the function that makes it. Where it returns an error the
@@ -82,7 +92,7 @@ func steps() []step {
 		{"opened", "Each opened envelope, sealed again from what was found in it, gives the archived envelope byte for byte, with the sender's proofs.", (*verifier).reseal, false},
 		{"search", "The search was made again with the opened index keys: what it finds is exactly what was opened, no match was left out.", (*verifier).search, false},
 		{"export", "The export holds exactly the opened messages that match, text for text.", (*verifier).export, false},
-		{"faults", "Whoever is said to have answered wrongly did, and for every envelope that would not open right answers show that its sender made it so.", (*verifier).faults, false},
+		{"faults", "Whoever is said to have answered wrongly did, and for every envelope that would not open right answers, or the word of every guard about its tag, show that its sender made it so.", (*verifier).faults, false},
 		{"acknowledgements", "Every acknowledgement shown was signed by a device of the organisation, for a message that is there.", (*verifier).acknowledgements, false},
 		{"statement", "The opener's last word on the log names this very pack, its counts and the holders at fault, and says that its keys were destroyed.", (*verifier).statement, false},
 		{"nothing-else", "Nothing is in the pack that the request did not lead to.", (*verifier).nothingElse, false},
@@ -125,6 +135,7 @@ type item struct {
 	roster   manifest.Roster
 	record   *envelope.Record
 	secrets  *envelope.Secrets // of an opened envelope, once it was sealed again
+	enc      []byte            // likewise
 }
 
 type void struct {

@@ -448,7 +448,10 @@ func TestCheckpoints(t *testing.T) {
 // No byte of a pack can be changed: not by accident, and not by someone who puts
 // the checksum right.
 func TestFlip(t *testing.T) {
-	w := openertest.New(t, openertest.Options{Messages: func(w *openertest.World) { w.SendBroken(w.Group, w.Other) }, Terms: []string{}})
+	w := openertest.New(t, openertest.Options{Terms: []string{}, Messages: func(w *openertest.World) {
+		w.SendMistagged(w.Pair, w.Other, "hidden")
+		w.SendBroken(w.Group, w.Other)
+	}})
 	w.Keyholders["keyholder-2"].Lie = func(_ control.Phase, _ int, p []byte) []byte { return p[1:] }
 	_, _, data := w.Open()
 	if !verify.Pack(w.Org.ID, data).OK {

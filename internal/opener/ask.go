@@ -1,9 +1,11 @@
 package opener
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,8 +18,8 @@ import (
 // answers are what holders said about one set of items, in its order.
 type answers struct {
 	keyholders []*answer // those that answered, by index
-	guard      *answer   // right for every item by its tag
-	liars      []*answer // guards that were wrong for some item
+	guards     []*answer // those that were asked and answered, by index
+	secrets    [][]byte  // by item: the ML-KEM secret that its tag shows to be right, nil where every guard withholds it
 }
 
 // answer is one holder's, verified to be signed by it and to rest on a use that
@@ -29,28 +31,47 @@ type answer struct {
 	raw    []byte
 	parts  [][]byte
 	proofs [][]byte
-	wrong  int // of a guard: the first item it was wrong for
 }
 
+// askTime bounds how long holders may take for one set.
+const askTime = 10 * time.Minute
+
 // ask asks all keyholders and one guard about a set of items, the other guards
-// where that one fails. It returns ErrQuorum or ErrGuard, wrapped.
-func (s *session) ask(ctx context.Context, phase control.Phase, items []*item, proofs bool) (*answers, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+// where that one is not enough. It returns ErrQuorum or ErrGuard, wrapped.
+func (s *session) ask(ctx context.Context, phase control.Phase, items []*item) (*answers, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
+	var (
+		out                answers
+		keyholders, guards error
+		wg                 sync.WaitGroup
+	)
+	wg.Go(func() { out.keyholders, keyholders = s.askKeyholders(ctx, phase, items, false) })
+	wg.Go(func() { out.guards, out.secrets, guards = s.askGuards(ctx, phase, items) })
+	wg.Wait()
+	if keyholders != nil {
+		return nil, keyholders
+	}
+	if guards != nil {
+		return nil, guards
+	}
+	return &out, nil
+}
+
+// askKeyholders asks all keyholders at once. It returns the answers, or
+// ErrQuorum, wrapped.
+func (s *session) askKeyholders(ctx context.Context, phase control.Phase, items []*item, proofs bool) ([]*answer, error) {
 	step := "asking for index keys"
 	if phase == control.PhaseRecord {
 		step = "asking for records"
 	}
-	need := int(s.genesis.Threshold)
-	total := len(s.genesis.Keyholders) + 1
+	need, total := int(s.genesis.Threshold), len(s.genesis.Keyholders)
 	s.Progress(step, 0, total)
-
 	var (
-		mu     sync.Mutex // guards out, done and err
-		out    answers
-		done   int
-		failed error
-		wg     sync.WaitGroup
+		mu   sync.Mutex // guards out and done
+		out  []*answer
+		done int
+		wg   sync.WaitGroup
 	)
 	late, stop := context.WithCancel(ctx)
 	defer stop()
@@ -68,27 +89,20 @@ func (s *session) ask(ctx context.Context, phase control.Phase, items []*item, p
 				s.refuse(refusal(h.Name, phase, err))
 				return
 			}
-			out.keyholders = append(out.keyholders, a)
-			if len(out.keyholders) == need {
+			out = append(out, a)
+			if len(out) == need {
 				// Those that are slow or gone get a little longer: their answers
 				// are wanted, and not needed.
 				time.AfterFunc(s.Grace, stop)
 			}
 		})
 	}
-	wg.Go(func() {
-		guard, liars, err := s.askGuards(ctx, phase, items)
-		mu.Lock()
-		defer mu.Unlock()
-		done++
-		s.Progress(step, done, total)
-		out.guard, out.liars, failed = guard, liars, err
-	})
 	wg.Wait()
-	if len(out.keyholders) < need {
-		return nil, &TooFewAnswers{Have: len(out.keyholders), Need: need, Refusals: s.refusalsOf(phase)}
+	if len(out) < need {
+		return nil, &TooFewAnswers{Have: len(out), Need: need, Refusals: s.refusalsOf(phase)}
 	}
-	return &out, failed
+	slices.SortFunc(out, func(a, b *answer) int { return cmp.Compare(a.holder, b.holder) })
+	return out, nil
 }
 
 func (s *session) refusalsOf(phase control.Phase) []Refusal {
@@ -103,11 +117,13 @@ func (s *session) refusalsOf(phase control.Phase) []Refusal {
 	return out
 }
 
-// askGuards asks one guard after another until one is right for every item. The
-// tags in the manifests tell a lying guard from a lying sender.
-func (s *session) askGuards(ctx context.Context, phase control.Phase, items []*item) (*answer, []*answer, error) {
-	var liars []*answer
+// askGuards asks one guard after another until each item has a secret that its
+// tag shows to be right. Where an item has none, every guard must have said so:
+// one might lie. It returns the answers and the secrets, or ErrGuard, wrapped.
+func (s *session) askGuards(ctx context.Context, phase control.Phase, items []*item) ([]*answer, [][]byte, error) {
+	var out []*answer
 	var refusals []Refusal
+	secrets := make([][]byte, len(items))
 	for i, h := range s.genesis.Guards {
 		a, err := s.askOne(ctx, s.Guards[h.Name], &h, uint8(i+1), true, phase, items, false)
 		if err != nil {
@@ -116,22 +132,49 @@ func (s *session) askGuards(ctx context.Context, phase control.Phase, items []*i
 			refusals = append(refusals, r)
 			continue
 		}
-		if a.wrong = firstWrong(a, items); a.wrong < 0 {
-			return a, liars, nil
+		out = append(out, a)
+		if a.secrets(items, secrets) {
+			return out, secrets, nil
 		}
-		refusals = append(refusals, Refusal{Holder: h.Name, Phase: phase, Reason: "its answer is wrong by the sender's tag"})
-		liars = append(liars, a)
 	}
-	return nil, liars, fmt.Errorf("%w%s", ErrGuard, list(refusals))
+	if len(out) == 0 {
+		return nil, nil, fmt.Errorf("%w%s", ErrGuard, list(refusals))
+	}
+	for i, it := range items {
+		if secrets[i] != nil {
+			continue
+		}
+		if missing := dissent(i, phase, out, refusals); len(missing) > 0 {
+			return nil, nil, fmt.Errorf("%w for envelope %s of device %s: without a right secret, each of the organisation's guards has to say that its tag is wrong%s",
+				ErrGuard, it.core.Short(), it.manifest.Header.Device.Short(), list(missing))
+		}
+	}
+	return out, secrets, nil
 }
 
-func firstWrong(a *answer, items []*item) int {
+// secrets keeps those of a guard's parts that the tags show to be right, and
+// reports whether every item has one now.
+func (a *answer) secrets(items []*item, right [][]byte) bool {
+	all := true
 	for i, it := range items {
-		if envelope.VerifyTag(a.parts[i], it.core, &it.manifest.Tag) != nil {
-			return i
+		if right[i] == nil && envelope.VerifyTag(a.parts[i], it.core, &it.manifest.Tag) == nil {
+			right[i] = a.parts[i]
+		}
+		all = all && right[i] != nil
+	}
+	return all
+}
+
+// dissent returns the guards that didn't say that an item's tag is wrong, of those
+// that answered and of those that didn't.
+func dissent(i int, phase control.Phase, given []*answer, refusals []Refusal) []Refusal {
+	out := slices.Clone(refusals)
+	for _, a := range given {
+		if len(a.parts[i]) > 0 {
+			out = append(out, Refusal{Holder: a.name, Phase: phase, Reason: "its answer is wrong by the sender's tag"})
 		}
 	}
-	return -1
+	return out
 }
 
 // transient are refusals that pass when a holder has caught up with the log.
@@ -205,6 +248,11 @@ func (s *session) openAnswer(ctx context.Context, raw []byte, h *control.Holder,
 	}
 	if !s.used(a.Use, index, guard, phase, items) {
 		return nil, errors.New("it answered without a witnessed use")
+	}
+	for i, it := range items {
+		if guard && len(parts.Parts[i]) == 0 && !parts.Withholds(i, it.manifest.Hash(), it.envelope.Enc) {
+			return nil, errAnswer
+		}
 	}
 	return &answer{name: h.Name, holder: index, guard: guard, raw: raw, parts: parts.Parts, proofs: parts.Proofs}, nil
 }

@@ -148,7 +148,7 @@ func (s *session) body(export []byte) (*pack.Body, error) {
 		Organisation: s.Organisation, Request: s.Config.Request, Opener: s.leaf, Details: s.Details.Encode(),
 		Control: entries, Heads: pack.Heads{Heads: codec.Encode(a.heads), Proof: a.headsLeaf.proof},
 		Acks: a.acks, IndexSet: cores(a.index), RecordSet: cores(a.hits),
-		Broken: s.broken, Export: pack.ExportHash(export),
+		Broken: s.broken, SetAside: s.aside, Export: pack.ExportHash(export),
 	}
 	if b.ControlCheckpoint, _, err = pack.Trim(controlLog, s.replica.Checkpoint().Note); err != nil {
 		return nil, err

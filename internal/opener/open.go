@@ -1,7 +1,7 @@
 package opener
 
 import (
-	"cmp"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -111,8 +111,11 @@ func (s *session) open(ctx context.Context, phase control.Phase, items []*item) 
 	if len(items) == 0 {
 		return nil
 	}
-	given, err := s.ask(ctx, phase, items, false)
+	given, err := s.ask(ctx, phase, items)
 	if err != nil {
+		return err
+	}
+	if err := s.setAside(phase, items, given); err != nil {
 		return err
 	}
 	if err := s.openWith(phase, items, given); err != nil {
@@ -124,7 +127,7 @@ func (s *session) open(ctx context.Context, phase control.Phase, items []*item) 
 			return err
 		}
 	}
-	return s.blameGuards(phase, items, given)
+	return s.blameGuards(phase, given)
 }
 
 // lock is an escrow key: the quorum's half and the whole.
@@ -171,7 +174,6 @@ func (s *session) openWith(phase control.Phase, items []*item, given *answers) e
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(given.keyholders, func(a, b *answer) int { return cmp.Compare(a.holder, b.holder) })
 	var (
 		mu    sync.Mutex // guards first
 		first []int      // the keyholders whose answers opened the last envelope
@@ -182,11 +184,14 @@ func (s *session) openWith(phase control.Phase, items []*item, given *answers) e
 	}
 	return parallel(len(items), func(i int) error {
 		it, l := items[i], locks[items[i].manifest.Header.EscrowKey]
+		if given.secrets[i] == nil {
+			return nil // set aside
+		}
 		mu.Lock()
 		hint := first
 		mu.Unlock()
 		points, _ := given.points(i)
-		worked, err := it.open(l, points, given.guard.parts[i], hint)
+		worked, err := it.open(l, points, given.secrets[i], hint)
 		if err != nil {
 			it.broken = err.Error()
 			return nil
@@ -325,12 +330,12 @@ func (s *session) convict(a *answer, phase control.Phase, position int, proof []
 	return nil
 }
 
-// blameGuards keeps the proof against guards whose answers the tags refuted. The
-// right answer follows from the seed, so that an item which opened shows it.
-func (s *session) blameGuards(phase control.Phase, items []*item, given *answers) error {
-	for _, a := range given.liars {
-		for i, it := range items {
-			if it.opened != nil && !slices.Equal(a.parts[i], it.opened.secret) {
+// blameGuards keeps the proof against guards that gave another part than the
+// secret which the tag shows to be right, or withheld it.
+func (s *session) blameGuards(phase control.Phase, given *answers) error {
+	for _, a := range given.guards {
+		for i, right := range given.secrets {
+			if right != nil && !bytes.Equal(a.parts[i], right) {
 				if err := s.convict(a, phase, i, nil); err != nil {
 					return err
 				}
@@ -341,14 +346,50 @@ func (s *session) blameGuards(phase control.Phase, items []*item, given *answers
 	return nil
 }
 
+// setAside keeps every guard's word for the items that have no secret: their
+// senders made them so that no guard may answer, and nothing opens them.
+func (s *session) setAside(phase control.Phase, items []*item, given *answers) error {
+	out := pack.SetAside{Phase: phase}
+	for i, it := range items {
+		if given.secrets[i] != nil {
+			continue
+		}
+		out.Envelopes = append(out.Envelopes, pack.Refuted{Position: uint64(i), Envelope: it.envelope.Encode()})
+		s.notOpened(it, "every guard says that the sender's tag is wrong")
+	}
+	if len(out.Envelopes) == 0 {
+		return nil
+	}
+	for _, a := range given.guards {
+		secrets, err := pack.Disclose(s.keys.pq, s.keys.t, a.raw)
+		if err != nil {
+			return err
+		}
+		out.Answers = append(out.Answers, pack.Disclosed{Answer: a.raw, Secrets: secrets})
+	}
+	s.aside = append(s.aside, out)
+	return nil
+}
+
+// notOpened counts an envelope that its sender made so that it isn't opened.
+func (s *session) notOpened(it *item, reason string) {
+	s.result.Broken = append(s.result.Broken, Broken{
+		Core: it.core, Device: it.manifest.Header.Device, Member: it.member,
+		Acknowledged: s.acknowledged(it), Reason: reason,
+	})
+}
+
 // errUnproven means that too few keyholders proved their answers for an
 // envelope that doesn't open, so that nobody can be named.
 var errUnproven = errors.New("an envelope doesn't open, and too few keyholders proved that it is not they")
 
-// openProven asks again, with proofs, about what no subset opened: either right
-// answers are now told from wrong ones, or they show that it's the sender.
+// openProven asks the keyholders again, with proofs, about what no subset opened:
+// either right answers are now told from wrong ones, or they show that it's the
+// sender.
 func (s *session) openProven(ctx context.Context, phase control.Phase, items []*item, first *answers) error {
-	given, err := s.ask(ctx, phase, items, true)
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	given, err := s.askKeyholders(ctx, phase, items, true)
 	if err != nil {
 		return err
 	}
@@ -367,7 +408,7 @@ func (s *session) openProven(ctx context.Context, phase control.Phase, items []*
 		}
 		var proven []pack.Proven
 		var points []quorum.Answer
-		for _, a := range given.keyholders {
+		for _, a := range given {
 			if len(a.parts[i]) != quorum.PointSize || len(a.proofs[i]) != quorum.ProofSize {
 				continue
 			}
@@ -380,7 +421,7 @@ func (s *session) openProven(ctx context.Context, phase control.Phase, items []*
 		if len(proven) < l.quorum.T {
 			return fmt.Errorf("envelope %s: %w (%d of %d)", it.core.Short(), errUnproven, len(proven), l.quorum.T)
 		}
-		if _, err := it.open(l, points[:l.quorum.T], given.guard.parts[i], nil); err == nil {
+		if _, err := it.open(l, points[:l.quorum.T], first.secrets[i], nil); err == nil {
 			if err := s.blame(phase, i, it, l, first); err != nil {
 				return err
 			}
@@ -389,12 +430,9 @@ func (s *session) openProven(ctx context.Context, phase control.Phase, items []*
 			it.broken = err.Error()
 		}
 		s.broken = append(s.broken, pack.Broken{
-			Core: it.core, Envelope: it.envelope.Encode(), Secret: given.guard.parts[i], Answers: proven[:l.quorum.T],
+			Core: it.core, Envelope: it.envelope.Encode(), Secret: first.secrets[i], Answers: proven[:l.quorum.T],
 		})
-		s.result.Broken = append(s.result.Broken, Broken{
-			Core: it.core, Device: it.manifest.Header.Device, Member: it.member,
-			Acknowledged: s.acknowledged(it), Reason: it.broken,
-		})
+		s.notOpened(it, it.broken)
 	}
 	return nil
 }

@@ -121,7 +121,8 @@ type Refusal struct {
 }
 
 // Broken is an envelope that right answers don't open, or not to what its sender
-// committed to.
+// committed to, or that was set aside because every guard says that its tag is
+// wrong.
 type Broken struct {
 	Core         codec.Hash   `json:"envelope"`
 	Device       codec.Hash   `json:"device"` // the sender's
@@ -140,7 +141,8 @@ var (
 	// ErrQuorum means that too few keyholders answered. The error is a
 	// *TooFewAnswers.
 	ErrQuorum = errors.New("too few keyholders answered")
-	// ErrGuard means that no guard gave right answers.
+	// ErrGuard means that no guard gave right answers, or that an envelope has no
+	// right one and not every guard said so. The error names the guards.
 	ErrGuard = errors.New("no guard answered")
 	// ErrCount means that more envelopes would have to be opened than the
 	// request or the policy allows. Nothing of them was opened.
@@ -218,6 +220,7 @@ type session struct {
 
 	archive *archive
 	broken  []pack.Broken
+	aside   []pack.SetAside
 
 	mu     sync.Mutex // guards what follows while holders are asked and items opened
 	faults map[fault]pack.Fault

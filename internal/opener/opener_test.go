@@ -16,6 +16,7 @@ import (
 	"chancery/envelope"
 	"chancery/internal/opener"
 	"chancery/internal/opener/openertest"
+	"chancery/internal/orgtest"
 	"chancery/pack"
 	"chancery/quorum"
 	"chancery/request"
@@ -157,6 +158,148 @@ func TestLyingGuard(t *testing.T) {
 		t.Errorf("named %q", result.Faults)
 	}
 	verified(t, w, data)
+}
+
+// withholds returns a lie of a guard: it gives no secret for an item of a phase.
+func withholds(phase control.Phase, i int) func(control.Phase, int, []byte) []byte {
+	return func(p control.Phase, n int, part []byte) []byte {
+		if p == phase && n == i {
+			return nil
+		}
+		return part
+	}
+}
+
+// A guard that says of a good envelope, or of one that is broken otherwise, that
+// its tag is wrong is named, by what another guard gives for it.
+func TestWithholdingGuard(t *testing.T) {
+	broken := openertest.Options{Terms: []string{}, Messages: func(w *openertest.World) { w.SendBroken(w.Pair, w.Other) }}
+	for name, c := range map[string]struct {
+		opts     openertest.Options
+		phase    control.Phase
+		item     int
+		exported int
+	}{
+		"an index envelope": {openertest.Options{}, control.PhaseIndex, 1, 4},
+		"a record":          {openertest.Options{}, control.PhaseRecord, 2, 4},
+		"a broken record":   {broken, control.PhaseRecord, 7, 6},
+	} {
+		w := openertest.New(t, c.opts)
+		w.Guards["guard-1"].Lie = withholds(c.phase, c.item)
+		result, export, data := w.Open()
+		if !slices.Equal(result.Faults, []string{"guard-1"}) || len(texts(t, export)) != c.exported {
+			t.Errorf("%s: named %q, exported %s", name, result.Faults, export)
+		}
+		r := verified(t, w, data)
+		if !slices.Equal(r.Faults, result.Faults) || len(r.NotOpened) != len(result.Broken) {
+			t.Errorf("%s: proven %q, %d not opened", name, r.Faults, len(r.NotOpened))
+		}
+	}
+}
+
+// An envelope under a wrong tag keeps nobody from the others: it is set aside on
+// the word of all guards, and its sender named. What keyholders say of it
+// doesn't matter.
+func TestSetAside(t *testing.T) {
+	var bad []*orgtest.Message
+	send := func(w *openertest.World) {
+		bad = []*orgtest.Message{
+			w.SendMistagged(w.Pair, w.Other, "budget, hidden"), w.SendBroken(w.Pair, w.Other), w.SendMistagged(w.Group, w.Other, "budget too"),
+		}
+		w.Send(w.Pair, w.Custodian, "pair", "the last budget")
+	}
+	w := openertest.New(t, openertest.Options{Terms: []string{}, Messages: send})
+	w.Keyholders["keyholder-1"].Lie = func(_ control.Phase, i int, p []byte) []byte {
+		if i == 7 {
+			return p[1:]
+		}
+		return p
+	}
+	result, export, data := w.Open()
+	if got := texts(t, export); len(got) != 7 || !slices.Contains(got, "the last budget") || len(result.Faults) != 0 || result.Opened != 8 {
+		t.Errorf("exported %q, faults %q, %d opened", got, result.Faults, result.Opened)
+	}
+	report := verified(t, w, data)
+	if len(result.Broken) != 3 || len(report.NotOpened) != 3 {
+		t.Fatalf("broken: %+v, not opened: %+v", result.Broken, report.NotOpened)
+	}
+	for _, m := range bad {
+		i := slices.IndexFunc(result.Broken, func(b opener.Broken) bool { return b.Core == m.Core })
+		j := slices.IndexFunc(report.NotOpened, func(u verify.Unopened) bool { return u.Envelope == m.Core })
+		if i < 0 || j < 0 {
+			t.Errorf("envelope %s is not named", m.Core.Short())
+			continue
+		}
+		b, u := result.Broken[i], report.NotOpened[j]
+		if b.Member != w.Other.Member || b.Device != w.Other.Hash || u.Member != b.Member || u.Device != b.Device {
+			t.Errorf("envelope %s: %+v, %+v", m.Core.Short(), b, u)
+		}
+		if tag := strings.Contains(u.Reason, "tag is wrong"); tag != (m != bad[1]) || tag != strings.Contains(b.Reason, "tag is wrong") {
+			t.Errorf("envelope %s: %q, %q", m.Core.Short(), b.Reason, u.Reason)
+		}
+	}
+	if p, err := pack.Parse(data); err != nil || len(p.Body.SetAside) != 1 || len(p.Body.SetAside[0].Answers) != 2 {
+		t.Errorf("set aside: %v", err)
+	}
+}
+
+// Records under an index envelope that was set aside can't be searched, and are
+// counted; so it is where nothing at all can be opened.
+func TestIndexSetAside(t *testing.T) {
+	w := openertest.New(t, openertest.Options{Messages: func(w *openertest.World) {
+		id := w.Conversation(w.Other, w.Custodian)
+		index := w.Mistag(w.Org.Seal(id, w.Other, envelope.KindIndex, nil, nil), w.Other)
+		w.Accept(index)
+		for range 2 {
+			record := &envelope.Record{ID: codec.NewID().String(), Conversation: id, Text: "a hidden budget"}
+			w.Accept(w.Org.Seal(id, w.Other, envelope.KindRecord, record.Encode(), index))
+		}
+		w.SendMistagged(w.Pair, w.Other, "another budget")
+	}})
+	result, export, data := w.Open()
+	if result.Unsearchable != 2 || len(result.Broken) != 2 || result.IndexKeys != 3 || len(texts(t, export)) != 4 {
+		t.Errorf("result: %+v", result)
+	}
+	if r := verified(t, w, data); r.Unsearchable != 2 || len(r.NotOpened) != 2 {
+		t.Errorf("the auditor counts %d, and %+v", r.Unsearchable, r.NotOpened)
+	}
+
+	w = openertest.New(t, openertest.Options{Terms: []string{"zebra"}, Messages: func(w *openertest.World) { w.SendMistagged(w.Pair, w.Other, "zebra") }})
+	result, export, data = w.Open()
+	if result.Opened != 0 || len(result.Broken) != 1 || len(export) != 0 {
+		t.Errorf("result: %+v", result)
+	}
+	verified(t, w, data)
+}
+
+// Where one guard hasn't said it, nothing is set aside, and the guard is named.
+func TestNotUnanimous(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(w *openertest.World)
+		text  string
+	}{
+		"down":    {func(w *openertest.World) { w.Guards["guard-2"].Down = errors.New("connection refused") }, "guard-2: connection refused"},
+		"unknown": {func(w *openertest.World) { delete(w.Guards, "guard-1") }, "guard-1: nobody knows where to reach it"},
+		"refuses": {func(w *openertest.World) {
+			w.Guards["guard-1"].Refuse = &request.Refusal{Code: request.CodeLimit, Reason: "no more uses"}
+		}, "guard-1: refused (limit): no more uses"},
+		"gives something": {func(w *openertest.World) {
+			w.Guards["guard-2"].Lie = func(control.Phase, int, []byte) []byte { return make([]byte, 32) }
+		}, "guard-2: its answer is wrong by the sender's tag"},
+		"speaks of something else": {func(w *openertest.World) {
+			w.Guards["guard-2"].Asked = func(_ control.Phase, _ int, enc []byte) []byte { return flip(enc) }
+		}, "guard-2: its answer is not one to this query"},
+		"withholds without a word": {func(w *openertest.World) {
+			w.Guards["guard-1"].Silent = true
+		}, "guard-1: its answer is not one to this query"},
+	} {
+		w := openertest.New(t, openertest.Options{Terms: []string{}, Messages: func(w *openertest.World) { w.SendMistagged(w.Pair, w.Other, "hidden") }})
+		c.spoil(w)
+		_, err := opener.Run(t.Context(), w.Config())
+		if !errors.Is(err, opener.ErrGuard) || !strings.Contains(err.Error(), c.text) || w.Server.Stored != nil {
+			t.Errorf("%s: got %v, want %q", name, err, c.text)
+		}
+	}
 }
 
 // Nobody is enough: too few keyholders, no guard, approvals, count.

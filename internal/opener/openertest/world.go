@@ -449,6 +449,8 @@ type FakeHolder struct {
 	Lie      func(phase control.Phase, i int, part []byte) []byte // changes a part of its answer
 	LieOnce  bool                                                 // and only where no proof is asked for
 	Unlogged bool                                                 // answers without logging its use
+	Silent   bool                                                 // withholds without saying of what
+	Asked    func(phase control.Phase, i int, enc []byte) []byte  // what it hears in place of the encapsulation it is asked about
 }
 
 var _ opener.Holder = (*FakeHolder)(nil)
@@ -517,13 +519,18 @@ func (f *FakeHolder) Query(ctx context.Context, raw []byte) ([]byte, error) {
 
 func (f *FakeHolder) part(q *request.Query, i int, m *manifest.Manifest, parts *request.Parts) error {
 	enc := q.Items[i].Encapsulation
+	if f.Asked != nil {
+		enc = f.Asked(q.Phase, i, enc)
+	}
 	var part []byte
 	if f.guard {
 		secret, err := f.holder.MLKEM[m.Header.EscrowKey].Decapsulate(enc[:len(enc)-quorum.PointSize])
 		if err != nil {
 			return err
 		}
-		part = secret
+		if envelope.VerifyTag(secret, m.CoreHash(), &m.Tag) == nil {
+			part = secret
+		}
 	} else {
 		e, err := quorum.ParsePoint(enc)
 		if err != nil {
@@ -545,11 +552,35 @@ func (f *FakeHolder) part(q *request.Query, i int, m *manifest.Manifest, parts *
 	if f.Lie != nil && !(f.LieOnce && q.Proofs) {
 		part = f.Lie(q.Phase, i, part)
 	}
+	if f.guard && len(part) == 0 && !f.Silent {
+		if parts.Proofs == nil {
+			parts.Proofs = make([][]byte, len(q.Items))
+		}
+		parts.Proofs[i] = request.Withheld(m.Hash(), enc)
+	}
 	parts.Parts = append(parts.Parts, part)
 	return nil
 }
 
 var _ replica.Source = orgtest.Source{}
+
+// Mistag gives a message that wasn't received yet a tag that no secret makes.
+func (w *World) Mistag(m *orgtest.Message, by *orgtest.Device) *orgtest.Message {
+	w.T.Helper()
+	m.Tag[0] ^= 1
+	m.Sign(w.T, by.Key, m.Manifest.Transport)
+	return m
+}
+
+// SendMistagged sends a record under a wrong tag, as a device can that wants
+// nobody to open it.
+func (w *World) SendMistagged(id codec.ID, by *orgtest.Device, text string) *orgtest.Message {
+	w.T.Helper()
+	record := &envelope.Record{ID: "mistagged", Conversation: id, Text: text}
+	m := w.Mistag(w.Org.Seal(id, by, envelope.KindRecord, record.Encode(), w.Index(id, by)), by)
+	w.Accept(m)
+	return m
+}
 
 // SendBroken sends an envelope whose ciphertext nobody can open, with proofs
 // that hold, as a fraudulent sender can; the custodian acknowledges it all the
