@@ -46,7 +46,8 @@ type item struct {
 	received int64 // the receipt's time
 	ceremony codec.ID
 	point    quorum.Point // E, of a keyholder's query
-	secret   []byte       // what a guard decapsulated
+	secret   []byte       // what a guard decapsulated, nil where the tag doesn't verify under it
+	withheld []byte       // and then request.Withheld of what it was asked about
 }
 
 // judgement is one query on its way through the checks of spec/opening.md#order.
@@ -311,7 +312,7 @@ func (h *holder) consistent(ctx context.Context, a, b *ledger.Cosigned) error {
 }
 
 // check judges the set and every envelope in it. One bad envelope refuses the
-// whole: there are no partial batches.
+// whole: there are no partial batches, but for a tag that only a guard can check.
 func (j *judgement) check(ctx context.Context, messages ledger.Checkpoint) *request.Refusal {
 	if r := j.name(); r != nil {
 		return r
@@ -488,7 +489,7 @@ func (j *judgement) envelope(log *request.Log, epochs map[codec.Hash]*request.Ep
 		return item{}, about(core, request.CodeEnvelope, errors.New("no such escrow key"))
 	}
 	if j.query.Guard {
-		return j.decapsulate(out, month, m, q.Encapsulation[:mlkemSize])
+		return j.decapsulate(out, month, m, q.Encapsulation)
 	}
 	epoch, ok := log.State.Epoch(month.Epoch)
 	if !ok || !j.Custody.HasShare(epoch.Ceremony) {
@@ -499,21 +500,23 @@ func (j *judgement) envelope(log *request.Log, epochs map[codec.Hash]*request.Ep
 }
 
 // decapsulate finds what a guard answers, and whether it belongs to the core:
-// a copied ML-KEM ciphertext gets nothing.
-func (j *judgement) decapsulate(out item, month *control.MonthState, m *manifest.Manifest, ciphertext []byte) (item, *request.Refusal) {
+// else it may be another envelope's and never leaves. A copied ML-KEM ciphertext
+// gets nothing, and keeps nobody from the rest of the batch.
+func (j *judgement) decapsulate(out item, month *control.MonthState, m *manifest.Manifest, enc []byte) (item, *request.Refusal) {
 	if month.Destroyed != control.Never {
 		return item{}, about(out.core, request.CodeDestroyed, errors.New("its month's key is destroyed"))
 	}
 	if !j.Custody.HasMonth(month.MLKEM) {
 		return item{}, about(out.core, request.CodeInternal, errors.New("its month's key is not here"))
 	}
-	secret, err := j.Custody.Decapsulate(month.MLKEM, ciphertext)
+	secret, err := j.Custody.Decapsulate(month.MLKEM, enc[:mlkemSize])
 	if err != nil {
 		return item{}, about(out.core, request.CodeEnvelope, err)
 	}
 	if err := envelope.VerifyTag(secret, out.core, &m.Tag); err != nil {
 		clear(secret)
-		return item{}, about(out.core, request.CodeEnvelope, err)
+		out.withheld = request.Withheld(m.Hash(), enc)
+		return out, nil
 	}
 	out.secret = secret
 	return out, nil

@@ -5,6 +5,9 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -199,11 +202,6 @@ func TestRefusals(t *testing.T) {
 		"manifest of one's own around a shifted E": {code: request.CodeEnvelope, reason: envelope.ErrProof.Error(), query: func(s *stage) []byte {
 			return s.query(false, []*orgtest.Message{s.copied(s.shifted(), s.messages[0].Manifest.Proof)}, nil)
 		}},
-		"copied ML-KEM ciphertext": {code: request.CodeEnvelope, reason: envelope.ErrTag.Error(), guard: true, query: func(s *stage) []byte {
-			return s.query(true, s.messages[1:2], func(q *request.Query) {
-				q.Items[0].Encapsulation = append(s.messages[0].Envelope.MLKEMCiphertext(), s.messages[1].Envelope.E()...)
-			})
-		}, core: func(s *stage) codec.Hash { return s.messages[1].Core }},
 		"encapsulation cut short": {code: request.CodeMalformed, query: func(s *stage) []byte {
 			return s.query(false, first(s), func(q *request.Query) { q.Items[0].Encapsulation = q.Items[0].Encapsulation[:64] })
 		}},
@@ -330,6 +328,89 @@ func (s *stage) attack(a *attack) {
 	}
 	if got, err := request.OpenRefusal(h.Custody.PublicKey(), signed); err != nil || got.Code != a.code {
 		s.t.Errorf("refusal reads as %v, %v", got, err)
+	}
+}
+
+// mistagged is a message of bob's, receipted and in scope, whose envelope has
+// this ML-KEM ciphertext and this tag.
+func (s *stage) mistagged(ciphertext []byte, tag [envelope.TagSize]byte) *orgtest.Message {
+	s.t.Helper()
+	m := s.org.Seal(s.conversation, s.bob, envelope.KindRecord, s.messages[0].Record, nil)
+	m.Envelope = &envelope.Envelope{Enc: append(bytes.Clone(ciphertext), m.Envelope.E()...), Ciphertext: m.Envelope.Ciphertext}
+	m.Body.Envelope = m.Envelope.Hash()
+	m.Reprove(s.t)
+	m.Tag = tag
+	m.Sign(s.t, s.bob.Key, m.Manifest.Transport)
+	s.org.Accept(m)
+	return m
+}
+
+// A secret that the tag doesn't verify under stays with the guard, whoever made
+// it so, and the rest of the batch is answered as ever.
+func TestWithheld(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, options{})
+	victim := s.messages[0]
+	own := s.org.Seal(s.conversation, s.bob, envelope.KindRecord, victim.Record, nil).Envelope.MLKEMCiphertext()
+	asked := []*orgtest.Message{
+		s.messages[1],
+		s.mistagged(victim.Envelope.MLKEMCiphertext(), victim.Manifest.Tag), // copied, with its tag
+		s.mistagged(own, [envelope.TagSize]byte{1}),
+		s.mistagged(make([]byte, len(own)), victim.Manifest.Tag), // implicit rejection
+		s.messages[2],
+		s.messages[3],
+	}
+	raw := s.query(true, asked, func(q *request.Query) { // the opener's doing
+		q.Items[5].Encapsulation = append(victim.Envelope.MLKEMCiphertext(), s.messages[3].Envelope.E()...)
+	})
+	q, err := request.ParseQuery(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard := s.holder(true, 1)
+	answer, refusal := guard.judge(t.Context(), raw)
+	if refusal != nil {
+		t.Fatal(refusal)
+	}
+	_, parts := s.parts(guard, answer)
+	if len(parts.Parts) != len(asked) || len(parts.Proofs) != len(asked) {
+		t.Fatalf("%d parts and %d proofs for %d items", len(parts.Parts), len(parts.Proofs), len(asked))
+	}
+	for i, m := range asked {
+		withheld := parts.Withholds(i, m.Manifest.Hash(), q.Items[i].Encapsulation)
+		if good := i == 0 || i == 4; good == withheld || (good && (!bytes.Equal(parts.Parts[i], m.Secret) || len(parts.Proofs[i]) != 0)) {
+			t.Errorf("item %d: part %x, proof %x", i, parts.Parts[i], parts.Proofs[i])
+		}
+	}
+	if parts.Withholds(5, asked[5].Manifest.Hash(), asked[5].Envelope.Enc) {
+		t.Error("what an opener made up is withheld as if it were archived")
+	}
+	// A keyholder's answer tells nothing about a tag.
+	k := s.holder(false, 1)
+	answer, refusal = k.judge(t.Context(), s.query(false, asked, nil))
+	if refusal != nil {
+		t.Fatal(refusal)
+	}
+	if _, p := s.parts(k, answer); len(p.Proofs) != 0 || slices.ContainsFunc(p.Parts, func(b []byte) bool { return len(b) != quorum.PointSize }) {
+		t.Error("a keyholder withholds something")
+	}
+	// What isn't the sender's tag alone still refuses everything.
+	bad := s.query(true, asked, func(q *request.Query) { q.Items[0].Encapsulation = s.messages[7].Envelope.Enc })
+	if _, r := guard.judge(t.Context(), bad); r == nil || r.Code != request.CodeEnvelope {
+		t.Errorf("a wrong proof among wrong tags: %v", r)
+	}
+	guard.record.Close()
+	var said []string
+	f, err := os.Open(filepath.Join(s.dirs[s.org.Guards[0].Name], recordFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, _, err := scan(f, func(e *entry) error { said = append(said, e.Outcome); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"answered, 4 withheld", string(request.CodeEnvelope)}; !slices.Equal(said, want) {
+		t.Errorf("recorded %q, want %q", said, want)
 	}
 }
 

@@ -133,7 +133,7 @@ func (j *judgement) answer(use codec.Hash) ([]byte, *request.Refusal) {
 	}()
 	if err := j.record.append(&entry{
 		Time: j.Now().UnixMilli(), What: didAnswer, Request: j.query.Request, Use: use,
-		Root: control.UseSet(j.cores), Count: uint64(len(j.cores)), Outcome: "answered",
+		Root: control.UseSet(j.cores), Count: uint64(len(j.cores)), Outcome: j.outcome(),
 	}); err != nil {
 		return nil, no(request.CodeInternal, "%v", err)
 	}
@@ -147,16 +147,47 @@ func (j *judgement) answer(use codec.Hash) ([]byte, *request.Refusal) {
 	return answer, nil
 }
 
-// parts returns a guard's shared secrets, which were checked already, or
-// computes a keyholder's partials, and their proofs where the query asks.
-func (j *judgement) parts() (*request.Parts, error) {
-	out := &request.Parts{Parts: make([][]byte, len(j.items))}
-	if j.query.Guard {
-		for i := range j.items {
-			out.Parts[i] = j.items[i].secret
+// withheld counts the items that a guard gives no secret for.
+func (j *judgement) withheld() (n int) {
+	for i := range j.items {
+		if j.items[i].withheld != nil {
+			n++
 		}
-		return out, nil
 	}
+	return n
+}
+
+// outcome is what the record says of an answer.
+func (j *judgement) outcome() string {
+	if n := j.withheld(); n > 0 {
+		return fmt.Sprintf("answered, %d withheld", n)
+	}
+	return "answered"
+}
+
+// secrets returns a guard's shared secrets, which were checked already, and what
+// it was asked about where it withholds one.
+func (j *judgement) secrets() *request.Parts {
+	out := &request.Parts{Parts: make([][]byte, len(j.items))}
+	if j.withheld() > 0 {
+		out.Proofs = make([][]byte, len(j.items))
+	}
+	for i := range j.items {
+		out.Parts[i] = j.items[i].secret
+		if out.Proofs != nil {
+			out.Proofs[i] = j.items[i].withheld
+		}
+	}
+	return out
+}
+
+// parts returns a guard's secrets, or computes a keyholder's partials, and their
+// proofs where the query asks.
+func (j *judgement) parts() (*request.Parts, error) {
+	if j.query.Guard {
+		return j.secrets(), nil
+	}
+	out := &request.Parts{Parts: make([][]byte, len(j.items))}
 	if j.query.Proofs {
 		out.Proofs = make([][]byte, len(j.items))
 	}
