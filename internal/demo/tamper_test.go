@@ -1,7 +1,6 @@
 package demo
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -649,7 +648,7 @@ func answerTamperings() []tampering {
 		{"guard's answer, on its way", "byte flipped, of both guards", who, "no guard answered; guard-1: answer: signature does not verify; guard-2: answer: signature does not verify", func(a *attack) string {
 			return a.guardsThrough(map[string]func([]byte) []byte{"guard-1": same, "guard-2": same})
 		}},
-		{"guard's key", "another in its place", "the guard itself, by the sender's tag", "guard-1: refused (envelope): tag under the ML-KEM secret does not verify", func(a *attack) string {
+		{"guard's key", "another in its place", who + ", which sets nothing aside on one guard's word", "each of the organisation's guards has to say that its tag is wrong; guard-2: answer: signature does not verify", func(a *attack) string {
 			a.guard = a.turn(a.outer, "guard-1")
 			a.guard.lies.Store(true)
 			defer a.guard.lies.Store(false)
@@ -1080,13 +1079,12 @@ func (a *attack) edge(log int) []byte {
 // TestFsckBothLogs has another implementation read both logs of a live server
 // whole: Tessera's cmd/fsck.
 func TestFsckBothLogs(t *testing.T) {
-	bin := testenv.TesseraFsck(t)
 	s := scene(t, "talk")
 	var g *control.Genesis
 	s.replica.Read(func(st *control.State) { g = st.Genesis() })
 	for log, key := range map[ledger.Log]codec.PublicKey{ledger.ControlLog: g.ControlKey, ledger.MessagesLog: g.MessagesKey} {
 		key := ledger.LogKey{Origin: ledger.Origin(s.home.Organisation, log), Key: key}
-		if ok, said := fsck(t, bin, s.home.Server+wire.PathLogs+string(log)+"/", key); !ok {
+		if ok, said := testenv.Fsck(t, s.home.Server+wire.PathLogs+string(log)+"/", key.String()); !ok {
 			t.Errorf("the %s log: %s", log, said)
 		}
 		// And it does look: one bit in an entry bundle, and in a tile.
@@ -1097,43 +1095,9 @@ func TestFsckBothLogs(t *testing.T) {
 				}
 				return body
 			})
-			if ok, said := fsck(t, bin, url+wire.PathLogs+string(log)+"/", key); ok {
+			if ok, said := testenv.Fsck(t, url+wire.PathLogs+string(log)+"/", key.String()); ok {
 				t.Errorf("the %s log: a bit flipped in %s passed: %s", log, kind, said)
 			}
 		}
 	}
-}
-
-// fsck runs Tessera's fsck until it says how a log is. It must be read: it exits
-// with 0 over a broken log, and never once it has found a wrong tile.
-func fsck(t *testing.T, bin, url string, log ledger.LogKey) (ok bool, said string) {
-	t.Helper()
-	key := filepath.Join(t.TempDir(), "log.pub")
-	if err := os.WriteFile(key, []byte(log.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, bin, "--storage_url="+url, "--public_key="+key, "--ui=false", "--logtostderr", "-v=1")
-	out, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Wait()
-	defer cancel()
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		said += lines.Text() + "\n"
-		switch l := lines.Text(); {
-		case strings.Contains(l, "Successfully fsck'd"):
-			return true, said
-		case strings.Contains(l, "fsck failed"), strings.Contains(l, ":Invalid"):
-			return false, said
-		}
-	}
-	t.Fatalf("fsck said neither yes nor no: %s", said)
-	return false, said
 }
