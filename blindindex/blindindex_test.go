@@ -10,11 +10,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"math/bits"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,9 +19,8 @@ import (
 	"pgregory.net/rapid"
 
 	"chancery/codec"
+	"chancery/internal/published"
 )
-
-var update = flag.Bool("update", false, "write spec/vectors/blindindex.json anew; say in the commit why")
 
 func secret(name string) []byte { h := sha256.Sum256([]byte(name)); return h[:] }
 
@@ -337,24 +333,7 @@ func makeTagVectors() tagVectors {
 }
 
 func TestVectors(t *testing.T) {
-	path := filepath.Join(vectors, "blindindex.json")
-	want, err := json.MarshalIndent(makeTagVectors(), "", " ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want = append(want, '\n')
-	if *update {
-		if err := os.WriteFile(path, want, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Fatal("the published vectors are not what this package makes")
-	}
+	got := published.Same(t, "blindindex.json", makeTagVectors(), " ")
 	var v tagVectors
 	if err := json.Unmarshal(got, &v); err != nil {
 		t.Fatal(err)

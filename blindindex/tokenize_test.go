@@ -2,12 +2,10 @@ package blindindex
 
 import (
 	"bufio"
-	"chancery/internal/testenv"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,9 +14,10 @@ import (
 
 	"golang.org/x/text/cases"
 	"golang.org/x/text/unicode/norm"
-)
 
-const vectors = "../spec/vectors"
+	"chancery/internal/published"
+	"chancery/internal/testenv"
+)
 
 // termVectors were made by CPython with testdata/terms.py.
 type termVectors struct {
@@ -35,12 +34,8 @@ type termVectors struct {
 
 func loadTermVectors(t testing.TB) termVectors {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(vectors, "blindindex-terms.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var v termVectors
-	if err := json.Unmarshal(data, &v); err != nil {
+	if err := json.Unmarshal(published.Read(t, "blindindex-terms.json"), &v); err != nil {
 		t.Fatal(err)
 	}
 	if len(v.Cases) == 0 || v.Tokenizer != TokenizerVersion {

@@ -3,21 +3,18 @@ package control_test
 import (
 	"bytes"
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"chancery/codec"
 	"chancery/control"
+	"chancery/internal/published"
 	"chancery/sshsig"
 )
 
-func published(t testing.TB) *vectors {
+func publishedVectors(t testing.TB) *vectors {
 	t.Helper()
-	stored, err := os.ReadFile(filepath.FromSlash(vectorFile))
-	must(t, err)
 	v := new(vectors)
-	must(t, json.Unmarshal(stored, v))
+	must(t, json.Unmarshal(published.Read(t, vectorFile), v))
 	if len(v.Leaves) == 0 {
 		t.Fatal("no leaves to begin with")
 	}
@@ -46,7 +43,7 @@ func (p *prefixes) at(t testing.TB, n int) (s *control.State, spoilt func()) {
 }
 
 func FuzzParse(f *testing.F) {
-	v := published(f)
+	v := publishedVectors(f)
 	for _, l := range v.Leaves {
 		f.Add([]byte(l.Entry))
 	}
@@ -68,7 +65,7 @@ func FuzzParse(f *testing.F) {
 // no panic, no change where one is refused, and nothing taken but what was
 // signed.
 func FuzzApply(f *testing.F) {
-	v := published(f)
+	v := publishedVectors(f)
 	for i, l := range v.Leaves {
 		f.Add(uint8(i), []byte(l.Entry), []byte(l.Opening))
 	}
@@ -107,7 +104,7 @@ func FuzzApply(f *testing.F) {
 // FuzzBody gives every authority there is to whatever body comes: no panic, one
 // encoding, and no change where it is refused.
 func FuzzBody(f *testing.F) {
-	v := published(f)
+	v := publishedVectors(f)
 	for i, l := range v.Leaves {
 		_, s, err := control.Parse(l.Entry)
 		must(f, err)

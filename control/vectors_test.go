@@ -2,12 +2,8 @@ package control_test
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"flag"
-	"os"
-	"path/filepath"
 	"testing"
 	"testing/cryptotest"
 	"time"
@@ -16,21 +12,10 @@ import (
 	"chancery/control"
 	"chancery/envelope"
 	"chancery/internal/orgtest"
+	"chancery/internal/published"
 )
 
-// Changing a published vector changes the format: say why in the commit.
-var update = flag.Bool("update", false, "write spec/vectors/control.json anew")
-
-const vectorFile = "../spec/vectors/control.json"
-
-type hexBytes []byte
-
-func (h hexBytes) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(h)), nil }
-
-func (h *hexBytes) UnmarshalText(b []byte) (err error) {
-	*h, err = hex.DecodeString(string(b))
-	return err
-}
+const vectorFile = "control.json"
 
 type vectors struct {
 	Description  string     `json:"description"`
@@ -40,20 +25,20 @@ type vectors struct {
 }
 
 type leaf struct {
-	Kind        control.Kind `json:"kind"`
-	Hash        codec.Hash   `json:"hash"`
-	SigningText string       `json:"signing_text"`
-	Entry       hexBytes     `json:"entry"`
-	Opening     hexBytes     `json:"opening,omitempty"`
+	Kind        control.Kind  `json:"kind"`
+	Hash        codec.Hash    `json:"hash"`
+	SigningText string        `json:"signing_text"`
+	Entry       published.Hex `json:"entry"`
+	Opening     published.Hex `json:"opening,omitempty"`
 }
 
 // refused is an entry that a log of the first Size leaves can't take.
 type refused struct {
-	Name    string   `json:"name"`
-	Size    int      `json:"size"`
-	Error   string   `json:"error"` // malformed, unauthorised, conflict or signature
-	Entry   hexBytes `json:"entry"`
-	Opening hexBytes `json:"opening,omitempty"`
+	Name    string        `json:"name"`
+	Size    int           `json:"size"`
+	Error   string        `json:"error"` // malformed, unauthorised, conflict or signature
+	Entry   published.Hex `json:"entry"`
+	Opening published.Hex `json:"opening,omitempty"`
 }
 
 func class(err error) string {
@@ -157,13 +142,12 @@ func (v *vectors) refuse(w *world) {
 }
 
 func TestVectors(t *testing.T) {
-	if *update {
+	published.Update(t, vectorFile, func() []byte {
 		made, err := json.MarshalIndent(makeVectors(t), "", "  ")
 		must(t, err)
-		must(t, os.WriteFile(filepath.FromSlash(vectorFile), append(made, '\n'), 0o644))
-	}
-	stored, err := os.ReadFile(filepath.FromSlash(vectorFile))
-	must(t, err)
+		return append(made, '\n')
+	})
+	stored := published.Read(t, vectorFile)
 	var v vectors
 	must(t, json.Unmarshal(stored, &v))
 	if len(v.Leaves) < len(control.Kinds()) || len(v.Refused) == 0 {

@@ -5,31 +5,16 @@ import (
 	"crypto/ecdh"
 	"crypto/hpke"
 	"crypto/mlkem"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"flag"
-	"os"
 	"strings"
 	"testing"
 
 	"chancery/codec"
+	"chancery/internal/published"
 )
 
-var update = flag.Bool("update", false, "write spec/vectors/envelope.json anew; say in the commit why")
-
-const vectorFile = "../spec/vectors/envelope.json"
-
-// hexBytes are bytes in lower-case hexadecimal.
-type hexBytes []byte
-
-func (h hexBytes) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(h)), nil }
-
-func (h *hexBytes) UnmarshalText(text []byte) error {
-	b, err := hex.DecodeString(string(text))
-	*h = b
-	return err
-}
+const vectorFile = "envelope.json"
 
 type vectorSet struct {
 	Description string        `json:"description"`
@@ -39,38 +24,38 @@ type vectorSet struct {
 }
 
 type vectorKey struct {
-	Scalar    hexBytes `json:"scalar"`
-	Point     hexBytes `json:"point"`
-	MLKEMSeed hexBytes `json:"mlkem_seed"`
-	MLKEM     hexBytes `json:"mlkem"`
+	Scalar    published.Hex `json:"scalar"`
+	Point     published.Hex `json:"point"`
+	MLKEMSeed published.Hex `json:"mlkem_seed"`
+	MLKEM     published.Hex `json:"mlkem"`
 }
 
 // vector is what a verifier gets, and the class of what it must say.
 type vector struct {
-	Name     string   `json:"name"`
-	Expect   string   `json:"expect"`
-	Core     hexBytes `json:"core"`
-	Envelope hexBytes `json:"envelope"`
-	Proof    hexBytes `json:"proof"`
-	Tag      hexBytes `json:"tag"`
-	Seed     hexBytes `json:"seed"`
-	Record   hexBytes `json:"record"`
+	Name     string        `json:"name"`
+	Expect   string        `json:"expect"`
+	Core     published.Hex `json:"core"`
+	Envelope published.Hex `json:"envelope"`
+	Proof    published.Hex `json:"proof"`
+	Tag      published.Hex `json:"tag"`
+	Seed     published.Hex `json:"seed"`
+	Record   published.Hex `json:"record"`
 }
 
 // validVector has the steps between as well.
 type validVector struct {
 	vector
-	Header       hexBytes   `json:"header"`
-	FieldKeys    []hexBytes `json:"field_keys"`
-	Leaves       []hexBytes `json:"leaves"`
-	Commitment   hexBytes   `json:"commitment"`
-	HeaderHash   hexBytes   `json:"header_hash"`
-	Ephemeral    hexBytes   `json:"e"`
-	Coins        hexBytes   `json:"m"`
-	MLKEMSecret  hexBytes   `json:"mlkem_secret"`
-	Plaintext    hexBytes   `json:"plaintext"`
-	EnvelopeHash hexBytes   `json:"envelope_hash"`
-	CoreHash     hexBytes   `json:"core_hash"`
+	Header       published.Hex   `json:"header"`
+	FieldKeys    []published.Hex `json:"field_keys"`
+	Leaves       []published.Hex `json:"leaves"`
+	Commitment   published.Hex   `json:"commitment"`
+	HeaderHash   published.Hex   `json:"header_hash"`
+	Ephemeral    published.Hex   `json:"e"`
+	Coins        published.Hex   `json:"m"`
+	MLKEMSecret  published.Hex   `json:"mlkem_secret"`
+	Plaintext    published.Hex   `json:"plaintext"`
+	EnvelopeHash published.Hex   `json:"envelope_hash"`
+	CoreHash     published.Hex   `json:"core_hash"`
 }
 
 // classes are the names of errors in vectors.
@@ -343,35 +328,16 @@ func negateProof(t *testing.T, s *sealed) {
 }
 
 func TestVectors(t *testing.T) {
-	want, err := json.MarshalIndent(makeVectors(t), "", " ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want = append(want, '\n')
-	if *update {
-		if err := os.WriteFile(vectorFile, want, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(vectorFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Fatal("the published vectors are not what this package makes")
-	}
+	published.Same(t, vectorFile, makeVectors(t), " ")
 }
 
 // publishedVectors reads the published file alone, as another implementation
 // does.
 func publishedVectors(t *testing.T) (*vectorSet, *keys) {
 	t.Helper()
-	data, err := os.ReadFile(vectorFile)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var set vectorSet
-	if err := json.Unmarshal(data, &set); err != nil {
+	err := json.Unmarshal(published.Read(t, vectorFile), &set)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if len(set.Valid) == 0 || len(set.Invalid) == 0 {

@@ -2,29 +2,14 @@ package manifest
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
-	"flag"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"chancery/codec"
+	"chancery/internal/published"
 )
 
-// Changing a published vector changes the format: say why in the commit.
-var update = flag.Bool("update", false, "write spec/vectors/manifest.json anew")
-
-const vectorFile = "../spec/vectors/manifest.json"
-
-type hexBytes []byte
-
-func (h hexBytes) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(h)), nil }
-
-func (h *hexBytes) UnmarshalText(b []byte) (err error) {
-	*h, err = hex.DecodeString(string(b))
-	return err
-}
+const vectorFile = "manifest.json"
 
 type vectors struct {
 	Description string          `json:"description"`
@@ -32,23 +17,23 @@ type vectors struct {
 	Server      codec.PublicKey `json:"server"`
 	Structures  []vector        `json:"structures"`
 	Core        codec.Hash      `json:"core"`
-	Associated  hexBytes        `json:"associated_data"`
+	Associated  published.Hex   `json:"associated_data"`
 	Roster      []codec.Hash    `json:"roster"`
 	RosterRoot  codec.Hash      `json:"roster_root"`
 	Object      codec.Hash      `json:"leaf_object"`
 	Leaf        codec.Hash      `json:"leaf"`
-	Heads       hexBytes        `json:"heads"`
+	Heads       published.Hex   `json:"heads"`
 	HeadsHash   codec.Hash      `json:"heads_hash"`
 }
 
 // vector is a signed structure: COSE_Sign1 of Body under the label, external data
 // "chancery/" + label + "/v1".
 type vector struct {
-	Name   string     `json:"name"`
-	Signer string     `json:"signer"`
-	Body   hexBytes   `json:"body"`
-	Signed hexBytes   `json:"signed"`
-	Hash   codec.Hash `json:"hash"` // H(name, signed), by which others name it
+	Name   string        `json:"name"`
+	Signer string        `json:"signer"`
+	Body   published.Hex `json:"body"`
+	Signed published.Hex `json:"signed"`
+	Hash   codec.Hash    `json:"hash"` // H(name, signed), by which others name it
 }
 
 func makeVectors(t testing.TB) *vectors {
@@ -77,17 +62,7 @@ func makeVectors(t testing.TB) *vectors {
 }
 
 func TestVectors(t *testing.T) {
-	made, err := json.MarshalIndent(makeVectors(t), "", "  ")
-	must(t, err)
-	made = append(made, '\n')
-	if *update {
-		must(t, os.WriteFile(filepath.FromSlash(vectorFile), made, 0o644))
-	}
-	stored, err := os.ReadFile(filepath.FromSlash(vectorFile))
-	must(t, err)
-	if !bytes.Equal(made, stored) {
-		t.Error("the published vectors are others: the format has changed")
-	}
+	stored := published.Same(t, vectorFile, makeVectors(t), "  ")
 	var v vectors
 	must(t, json.Unmarshal(stored, &v))
 	if len(v.Structures) != len(newSample(t).formats()) {

@@ -6,27 +6,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"flag"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"chancery/codec"
+	"chancery/internal/published"
 )
 
-// Changing a published vector changes the format: say why in the commit.
-var update = flag.Bool("update", false, "write spec/vectors/quorum.json anew")
-
-const vectorFile = "../spec/vectors/quorum.json"
-
-type hexBytes []byte
-
-func (h hexBytes) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(h)), nil }
-
-func (h *hexBytes) UnmarshalText(b []byte) (err error) {
-	*h, err = hex.DecodeString(string(b))
-	return err
-}
+const vectorFile = "quorum.json"
 
 type vectors struct {
 	Description string            `json:"description"`
@@ -39,32 +25,32 @@ type vectors struct {
 // with 32 zero bytes for fresh randomness. Fault convicts keyholder 1 of having
 // answered Wrong.
 type quorumVector struct {
-	Key     hexBytes   `json:"key"`
-	Shares  []hexBytes `json:"shares"`
-	Scalar  hexBytes   `json:"scalar"`
-	E       hexBytes   `json:"encapsulation"`
-	Answers []hexBytes `json:"answers"`
-	X       hexBytes   `json:"x"`
-	Context hexBytes   `json:"context"`
-	Proof   hexBytes   `json:"proof"`
-	Wrong   hexBytes   `json:"wrong"`
-	Fault   hexBytes   `json:"fault"`
+	Key     published.Hex   `json:"key"`
+	Shares  []published.Hex `json:"shares"`
+	Scalar  published.Hex   `json:"scalar"`
+	E       published.Hex   `json:"encapsulation"`
+	Answers []published.Hex `json:"answers"`
+	X       published.Hex   `json:"x"`
+	Context published.Hex   `json:"context"`
+	Proof   published.Hex   `json:"proof"`
+	Wrong   published.Hex   `json:"wrong"`
+	Fault   published.Hex   `json:"fault"`
 }
 
 // ceremonyVector: the board is all that was said, in order. Where Error is
 // empty it gives Key, Transcript and Shares.
 type ceremonyVector struct {
-	Name        string     `json:"name"`
-	Ceremony    hexBytes   `json:"ceremony"`
-	PrivateKeys []hexBytes `json:"private_keys"`
-	Seeds       []hexBytes `json:"seeds"`
-	Board       []hexBytes `json:"board"`
-	Dishonest   int        `json:"dishonest,omitempty"` // whose seed did not make all it said
-	Excluded    []string   `json:"excluded,omitempty"`
-	Error       string     `json:"error,omitempty"`
-	Key         hexBytes   `json:"key,omitempty"`
-	Transcript  hexBytes   `json:"transcript,omitempty"`
-	Shares      []hexBytes `json:"shares,omitempty"`
+	Name        string          `json:"name"`
+	Ceremony    published.Hex   `json:"ceremony"`
+	PrivateKeys []published.Hex `json:"private_keys"`
+	Seeds       []published.Hex `json:"seeds"`
+	Board       []published.Hex `json:"board"`
+	Dishonest   int             `json:"dishonest,omitempty"` // whose seed did not make all it said
+	Excluded    []string        `json:"excluded,omitempty"`
+	Error       string          `json:"error,omitempty"`
+	Key         published.Hex   `json:"key,omitempty"`
+	Transcript  published.Hex   `json:"transcript,omitempty"`
+	Shares      []published.Hex `json:"shares,omitempty"`
 }
 
 func makeQuorum(t *testing.T, threshold, n int) quorumVector {
@@ -73,7 +59,7 @@ func makeQuorum(t *testing.T, threshold, n int) quorumVector {
 	E := baseMult(t, e)
 	v := quorumVector{
 		Key: codec.Encode(f.key), Scalar: scalarBytes(e), E: E[:],
-		Context: hexBytes("context"), X: mult(t, f.key.Key, e).x(),
+		Context: published.Hex("context"), X: mult(t, f.key.Key, e).x(),
 	}
 	for _, s := range f.shares {
 		v.Shares = append(v.Shares, s.Bytes())
@@ -161,26 +147,7 @@ func makeVectors(t *testing.T) vectors {
 }
 
 func TestVectors(t *testing.T) {
-	made, err := json.MarshalIndent(makeVectors(t), "", " ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	made = append(made, '\n')
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(vectorFile), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(vectorFile, made, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	file, err := os.ReadFile(vectorFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(file, made) {
-		t.Error("the generator no longer makes the published vectors")
-	}
+	file := published.Same(t, vectorFile, makeVectors(t), " ")
 	var v vectors
 	if err := json.Unmarshal(file, &v); err != nil {
 		t.Fatal(err)
