@@ -4,12 +4,16 @@
 package testenv
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
+	"time"
 )
 
 // Missing skips a test for want of something, or fails it where nothing may be
@@ -32,9 +36,46 @@ func Program(t testing.TB, name, from string) string {
 	return path
 }
 
-// TesseraFsck returns the path of Tessera's cmd/fsck, from $CHANCERY_FSCK or the
+// Fsck has another implementation read a whole log: Tessera's cmd/fsck, over the
+// log at url, which ends with a slash, under its verifier key. It returns whether
+// that found the log good, and what it said, which must be read: it exits with 0
+// over a broken log, and never once it has found a wrong tile.
+func Fsck(t testing.TB, url, key string) (ok bool, said string) {
+	t.Helper()
+	bin := tesseraFsck(t)
+	file := filepath.Join(t.TempDir(), "log.pub")
+	if err := os.WriteFile(file, []byte(key), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, bin, "--storage_url="+url, "--public_key="+file, "--ui=false", "--logtostderr", "-v=1")
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cancel()
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		said += lines.Text() + "\n"
+		switch l := lines.Text(); {
+		case strings.Contains(l, "Successfully fsck'd"):
+			return true, said
+		case strings.Contains(l, "fsck failed"), strings.Contains(l, ":Invalid"):
+			return false, said
+		}
+	}
+	t.Fatalf("fsck said neither yes nor no: %s", said)
+	return false, said
+}
+
+// tesseraFsck returns the path of Tessera's cmd/fsck, from $CHANCERY_FSCK or the
 // PATH, where the file system's checker of the same name is no substitute.
-func TesseraFsck(t testing.TB) string {
+func tesseraFsck(t testing.TB) string {
 	t.Helper()
 	if bin := os.Getenv("CHANCERY_FSCK"); bin != "" {
 		return bin

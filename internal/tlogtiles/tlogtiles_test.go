@@ -1,7 +1,6 @@
 package tlogtiles
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/ed25519"
@@ -10,9 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -371,11 +367,10 @@ func TestClientUnavailable(t *testing.T) {
 // TestTesseraFsck has another implementation read the whole log: Tessera's
 // cmd/fsck v1.0.4, from $CHANCERY_FSCK or the PATH.
 func TestTesseraFsck(t *testing.T) {
-	bin := testenv.TesseraFsck(t)
 	for _, size := range []int{1, 256, 600, 70_000} {
 		m, _ := newMemory(t)
 		m.add(t, size, "a")
-		if ok, out := fsck(t, bin, serve(t, m, nil)); !ok {
+		if ok, out := fsck(t, serve(t, m, nil)); !ok {
 			t.Errorf("%d leaves: %s", size, out)
 		}
 	}
@@ -390,42 +385,14 @@ func TestTesseraFsck(t *testing.T) {
 			}
 			return body
 		})
-		if ok, out := fsck(t, bin, url); ok {
+		if ok, out := fsck(t, url); ok {
 			t.Errorf("fsck didn't notice a flipped bit in %s: %s", prefix, out)
 		}
 	}
 }
 
-// fsck runs Tessera's fsck until it says how the log is. It must be read: it
-// exits with 0 over a broken log, and never once it has found a wrong tile.
-func fsck(t *testing.T, bin, url string) (ok bool, said string) {
+// fsck has Tessera's fsck read the log at url.
+func fsck(t *testing.T, url string) (ok bool, said string) {
 	t.Helper()
-	key := filepath.Join(t.TempDir(), "log.pub")
-	if err := os.WriteFile(key, []byte((ledger.LogKey{Origin: origin, Key: public(1)}).String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, bin, "--storage_url="+url+"/", "--public_key="+key, "--ui=false", "--logtostderr", "-v=1")
-	out, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Wait()
-	defer cancel()
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		said += lines.Text() + "\n"
-		switch {
-		case strings.Contains(lines.Text(), "Successfully fsck'd"):
-			return true, said
-		case strings.Contains(lines.Text(), "fsck failed"), strings.Contains(lines.Text(), ":Invalid"):
-			return false, said
-		}
-	}
-	t.Fatalf("fsck said neither yes nor no: %s", said)
-	return false, said
+	return testenv.Fsck(t, url+"/", ledger.LogKey{Origin: origin, Key: public(1)}.String())
 }
