@@ -71,7 +71,21 @@ func deviceConfig(s *session) client.Config {
 	}
 }
 
-// device opens a device and brings it up to date.
+// synced opens a device, sends what waits and receives what waits for it. The
+// caller closes it.
+func (a *app) synced(cmd *cobra.Command, f *deviceFlags) (*client.Device, *remote.Client, *client.Summary, error) {
+	d, server, err := a.device(cmd, f)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	sum, err := d.Sync(cmd.Context())
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, d.Close())
+	}
+	return d, server, sum, nil
+}
+
+// device opens a device under the newest control log. The caller closes it.
 func (a *app) device(cmd *cobra.Command, f *deviceFlags) (*client.Device, *remote.Client, error) {
 	h, err := home.Load(f.dir)
 	if err != nil {
@@ -211,15 +225,12 @@ the reports of those that were archived otherwise than they were sent are writte
 as files, which chancery report verify judges. A report contains the message.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, server, err := a.device(cmd, &f)
+			d, server, _, err := a.synced(cmd, &f)
 			if err != nil {
 				return err
 			}
 			defer d.Close()
-			if _, err := d.Sync(cmd.Context()); err != nil {
-				return err
-			}
-			_, byID, err := names(cmd, server)
+			byID, err := names(cmd, server)
 			if err != nil {
 				return err
 			}
@@ -296,11 +307,7 @@ func (a *app) conversationCommand() *cobra.Command {
 				return err
 			}
 			defer d.Close()
-			byName, _, err := names(cmd, server)
-			if err != nil {
-				return err
-			}
-			members, err := resolve(byName, with)
+			members, err := resolve(cmd, server, with)
 			if err != nil {
 				return err
 			}
@@ -321,19 +328,16 @@ func (a *app) conversationCommand() *cobra.Command {
 		Short: "List the device's conversations",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, server, err := a.device(cmd, &lf)
+			d, server, _, err := a.synced(cmd, &lf)
 			if err != nil {
 				return err
 			}
 			defer d.Close()
-			if _, err := d.Sync(cmd.Context()); err != nil {
-				return err
-			}
 			all, err := d.Conversations()
 			if err != nil {
 				return err
 			}
-			_, byID, err := names(cmd, server)
+			byID, err := names(cmd, server)
 			if err != nil {
 				return err
 			}
@@ -383,20 +387,13 @@ func (a *app) conversationCommand() *cobra.Command {
 				if err != nil {
 					return &usageError{fmt.Errorf("the conversation's id: %w", err)}
 				}
-				d, server, err := a.device(cmd, &f)
+				d, server, _, err := a.synced(cmd, &f)
 				if err != nil {
 					return err
 				}
 				defer d.Close()
-				byName, _, err := names(cmd, server)
+				members, err := resolve(cmd, server, args[1:])
 				if err != nil {
-					return err
-				}
-				members, err := resolve(byName, args[1:])
-				if err != nil {
-					return err
-				}
-				if _, err := d.Sync(cmd.Context()); err != nil {
 					return err
 				}
 				if err := act(cmd, d, id, members); err != nil {
@@ -456,14 +453,11 @@ func (a *app) sendCommand() *cobra.Command {
 			if draft.Text == "" && remove == "" {
 				return &usageError{errors.New("there is no text")}
 			}
-			d, _, err := a.device(cmd, &f)
+			d, _, _, err := a.synced(cmd, &f)
 			if err != nil {
 				return err
 			}
 			defer d.Close()
-			if _, err := d.Sync(cmd.Context()); err != nil {
-				return err
-			}
 			sent, err := d.Send(cmd.Context(), id, draft)
 			if err != nil {
 				return err
@@ -497,15 +491,11 @@ func (a *app) readCommand() *cobra.Command {
 					return &usageError{fmt.Errorf("--conversation: %w", err)}
 				}
 			}
-			d, _, err := a.device(cmd, &f)
+			d, _, sum, err := a.synced(cmd, &f)
 			if err != nil {
 				return err
 			}
 			defer d.Close()
-			sum, err := d.Sync(cmd.Context())
-			if err != nil {
-				return err
-			}
 			for _, n := range sum.Notices {
 				fmt.Fprintf(a.err, "legal hold %s: %s\nhint: say that you have read it: `chancery hold acknowledge %s`\n", n.Hold.Short(), lines(n.Text, "  "), n.Hold)
 			}

@@ -380,14 +380,6 @@ func (f *scopeFlags) parse() (s scope, err error) {
 	return s, nil
 }
 
-func (f *scopeFlags) members(cmd *cobra.Command, s *session) ([]codec.ID, error) {
-	byName, _, err := names(cmd, s.server)
-	if err != nil {
-		return nil, err
-	}
-	return resolve(byName, f.custodians)
-}
-
 func (a *app) holdCommand() *cobra.Command {
 	c := &cobra.Command{Use: "hold", Short: "Legal holds: nothing they cover is deleted"}
 	var key, text string
@@ -405,7 +397,7 @@ func (a *app) holdCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			custodians, err := scope.members(cmd, s)
+			custodians, err := resolve(cmd, s.server, scope.custodians)
 			if err != nil {
 				return err
 			}
@@ -522,7 +514,7 @@ func (a *app) requestOpening(cmd *cobra.Command, f *openingFlags) error {
 	if err != nil {
 		return err
 	}
-	if draft.Custodians, err = f.scope.members(cmd, s); err != nil {
+	if draft.Custodians, err = resolve(cmd, s.server, f.scope.custodians); err != nil {
 		return err
 	}
 	if draft.Details, err = request.NewDetails(rand.Reader, f.title, f.purpose, f.basis, f.terms); err != nil {
@@ -657,7 +649,7 @@ server's word; the file must hold exactly the details that its leaf names.`,
 			if err != nil {
 				return err
 			}
-			_, byID, err := names(cmd, s.server)
+			byID, err := names(cmd, s.server)
 			if err != nil {
 				return err
 			}

@@ -411,7 +411,7 @@ func (a *app) deviceListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, byID, err := names(cmd, s.server)
+			byID, err := names(cmd, s.server)
 			if err != nil {
 				return err
 			}

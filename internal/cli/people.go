@@ -505,37 +505,43 @@ func (a *app) keyCommand() *cobra.Command {
 	return c
 }
 
-// names reads the directory in both directions. Several members may have one
-// name.
-func names(cmd *cobra.Command, server *remote.Client) (byName map[string][]codec.ID, byID map[codec.ID]string, err error) {
+// names reads the directory.
+func names(cmd *cobra.Command, server *remote.Client) (map[codec.ID]string, error) {
 	list, err := server.Members(cmd.Context())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	byName, byID = map[string][]codec.ID{}, map[codec.ID]string{}
+	byID := map[codec.ID]string{}
 	for _, m := range list {
-		byName[m.Name] = append(byName[m.Name], m.ID)
 		byID[m.ID] = m.Name
 	}
-	return byName, byID, nil
+	return byID, nil
 }
 
-// resolve finds members by id or name. A name that several have is nobody's: a
-// hold on the wrong one of them would be found out too late.
-func resolve(byName map[string][]codec.ID, list []string) ([]codec.ID, error) {
+// resolve finds members by id or name in the directory. A name that several have
+// is nobody's: a hold on the wrong one of them would be found out too late.
+func resolve(cmd *cobra.Command, server *remote.Client, who []string) ([]codec.ID, error) {
+	list, err := server.Members(cmd.Context())
+	if err != nil {
+		return nil, err
+	}
+	byName := map[string][]codec.ID{}
+	for _, m := range list {
+		byName[m.Name] = append(byName[m.Name], m.ID)
+	}
 	var out []codec.ID
-	for _, n := range list {
-		if id, err := codec.ParseID(n); err == nil {
+	for _, w := range who {
+		if id, err := codec.ParseID(w); err == nil {
 			out = append(out, id)
 			continue
 		}
-		switch ids := byName[n]; len(ids) {
+		switch ids := byName[w]; len(ids) {
 		case 0:
-			return nil, hint(fmt.Errorf("nobody is called %q", n), "`chancery member list` shows who is there")
+			return nil, hint(fmt.Errorf("nobody is called %q", w), "`chancery member list` shows who is there")
 		case 1:
 			out = append(out, ids[0])
 		default:
-			return nil, hint(fmt.Errorf("%d members are called %q", len(ids), n), "name one by the id that `chancery member list` shows")
+			return nil, hint(fmt.Errorf("%d members are called %q", len(ids), w), "name one by the id that `chancery member list` shows")
 		}
 	}
 	return out, nil
