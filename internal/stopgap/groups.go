@@ -301,18 +301,27 @@ func (s *Groups) copyOf(e *entry) (*group.Group, error) {
 	return group.UnmarshalGroupState(raw)
 }
 
-// Add implements client.Groups.
-func (s *Groups) Add(conversation codec.ID, packages [][]byte, check client.Credentials) (step *client.Step, err error) {
-	defer guarded(&err)
+// draft returns a group, the keys of its epoch, and a copy to stage a commit on.
+func (s *Groups) draft(conversation codec.ID) (*entry, *epochKeys, *group.Group, error) {
 	e, err := s.entry(conversation)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	keys, _, err := s.epoch(e, e.place.Current)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	g, err := s.copyOf(e)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return e, keys, g, nil
+}
+
+// Add implements client.Groups.
+func (s *Groups) Add(conversation codec.ID, packages [][]byte, check client.Credentials) (step *client.Step, err error) {
+	defer guarded(&err)
+	e, keys, g, err := s.draft(conversation)
 	if err != nil {
 		return nil, err
 	}
@@ -336,15 +345,7 @@ func (s *Groups) Add(conversation codec.ID, packages [][]byte, check client.Cred
 // Remove implements client.Groups.
 func (s *Groups) Remove(conversation codec.ID, devices []codec.Hash) (step *client.Step, err error) {
 	defer guarded(&err)
-	e, err := s.entry(conversation)
-	if err != nil {
-		return nil, err
-	}
-	keys, _, err := s.epoch(e, e.place.Current)
-	if err != nil {
-		return nil, err
-	}
-	g, err := s.copyOf(e)
+	e, keys, g, err := s.draft(conversation)
 	if err != nil {
 		return nil, err
 	}
