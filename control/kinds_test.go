@@ -146,10 +146,7 @@ func (w *world) accepts(body control.Body, by ...orgtest.Signer) codec.Hash {
 // epoch runs a key generation on the log and returns what all confirm.
 func (w *world) epoch() *control.Epoch {
 	w.t.Helper()
-	c := quorum.Ceremony{ID: codec.NewID(), T: int(w.Genesis.Threshold)}
-	for _, h := range w.Keyholders {
-		c.Peers = append(c.Peers, quorum.Point(h.Encrypt))
-	}
+	c := w.NewCeremony()
 	w.refuses("ceremony of another threshold", control.ErrConflict, &control.Ceremony{Ceremony: quorum.Ceremony{ID: c.ID, T: c.T - 1, Peers: c.Peers}}, w.Two()...)
 	w.refuses("ceremony of other peers", control.ErrConflict, &control.Ceremony{Ceremony: quorum.Ceremony{ID: c.ID, T: c.T, Peers: c.Peers[1:]}}, w.Two()...)
 	swapped := slices.Clone(c.Peers)
@@ -158,14 +155,7 @@ func (w *world) epoch() *control.Epoch {
 	w.refuses("ceremony without an id", control.ErrMalformed, &control.Ceremony{Ceremony: quorum.Ceremony{T: c.T, Peers: c.Peers}}, w.Two()...)
 	w.accepts(&control.Ceremony{Ceremony: c}, w.Two()...)
 
-	participants := make([]*quorum.Participant, len(w.Keyholders))
-	for i, h := range w.Keyholders {
-		var seed [quorum.SeedSize]byte
-		_, err := rand.Read(seed[:])
-		must(w.t, err)
-		participants[i], err = quorum.NewParticipant(c, i+1, seed, h.Decrypt)
-		must(w.t, err)
-	}
+	participants := w.Participants(c)
 	var result *quorum.Result
 	for done := 0; done < len(participants); {
 		done = 0

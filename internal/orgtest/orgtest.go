@@ -314,14 +314,18 @@ func (o *Org) found(opts Options) {
 	must(o.T, o.add(s, nil, signers(o.Officers)))
 }
 
-// GenerateKey runs a key generation among the keyholders and logs its epoch.
-func (o *Org) GenerateKey() {
-	o.T.Helper()
+// NewCeremony returns the parameters of a key generation among the keyholders.
+func (o *Org) NewCeremony() quorum.Ceremony {
 	c := quorum.Ceremony{ID: codec.NewID(), T: int(o.Genesis.Threshold)}
 	for _, h := range o.Keyholders {
 		c.Peers = append(c.Peers, quorum.Point(h.Encrypt))
 	}
-	o.Add(&control.Ceremony{Ceremony: c}, o.Two()...)
+	return c
+}
+
+// Participants returns the keyholders' parts in a key generation.
+func (o *Org) Participants(c quorum.Ceremony) []*quorum.Participant {
+	o.T.Helper()
 	participants := make([]*quorum.Participant, len(o.Keyholders))
 	for i, h := range o.Keyholders {
 		var seed [quorum.SeedSize]byte
@@ -330,6 +334,15 @@ func (o *Org) GenerateKey() {
 		participants[i], err = quorum.NewParticipant(c, i+1, seed, h.Decrypt)
 		must(o.T, err)
 	}
+	return participants
+}
+
+// GenerateKey runs a key generation among the keyholders and logs its epoch.
+func (o *Org) GenerateKey() {
+	o.T.Helper()
+	c := o.NewCeremony()
+	o.Add(&control.Ceremony{Ceremony: c}, o.Two()...)
+	participants := o.Participants(c)
 	var result *quorum.Result
 	for done := 0; done < len(participants); {
 		done = 0
