@@ -178,7 +178,7 @@ func (d *Device) acknowledge(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// What it sent itself isn't in its queue, and may come after what is.
+		// What it sent itself may have come back from the queue later.
 		read := min(c.Read, c.Checked)
 		if c.Checked == 0 || c.Checked == c.Acked && read == c.AckedRead || c.Left && len(c.Statements) == 0 {
 			continue

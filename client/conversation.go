@@ -19,9 +19,10 @@ const (
 	// FlagLeave marks the record by which a member asks to be removed.
 	FlagLeave = "leave"
 
-	attempts      = 8 // at a commit that others outrun
-	keptEpochs    = 8 // whose statements are remembered
-	indexKeptDays = 4 // an index key is of use as long as messages of its day may come
+	attempts      = 8    // at a commit that others outrun
+	keptEpochs    = 8    // whose statements are remembered
+	maxMissing    = 1024 // positions left out that a conversation goes on without
+	indexKeptDays = 4    // an index key is of use as long as messages of its day may come
 )
 
 // conversationState is a conversation as the device keeps it.
@@ -64,7 +65,8 @@ type indexKey struct {
 
 type conversation struct {
 	conversationState
-	changed bool
+	changed  bool
+	followed bool // every leaf since it was made or joined has come: see follow
 }
 
 // epoch returns the statement of an epoch that is remembered.
@@ -130,6 +132,9 @@ func (d *Device) conversation(id codec.ID) (*conversation, error) {
 	if err := codec.Decode(raw, &c.conversationState); err != nil {
 		return nil, fmt.Errorf("couldn't read conversation %s: %w", id, err)
 	}
+	if _, c.followed, err = d.get(bucketFollowed, string(id[:])); err != nil {
+		return nil, err
+	}
 	d.conversations[id] = c
 	return c, nil
 }
@@ -150,6 +155,7 @@ func (d *Device) live(id codec.ID) (*conversation, error) {
 
 func (d *Device) add(c *conversation) {
 	c.changed = true
+	d.trail(c)
 	d.conversations[c.ID] = c
 	if !slices.Contains(d.list, c.ID) {
 		d.list = append(d.list, c.ID)
@@ -650,7 +656,7 @@ func (d *Device) openReceipt(raw []byte, kind manifest.LeafKind, object codec.Ha
 
 // applyCommit takes another member's step of a group that this device is in. It
 // returns an error only where the step should be tried again.
-func (d *Device) applyCommit(r *manifest.Receipt, it *wire.Delivery, body *manifest.Commit) error {
+func (d *Device) applyCommit(r *manifest.Receipt, it *wire.Delivery, body *manifest.Commit, sum *Summary) error {
 	c, err := d.conversation(body.Conversation)
 	if errors.Is(err, ErrNoConversation) {
 		return nil
@@ -659,11 +665,13 @@ func (d *Device) applyCommit(r *manifest.Receipt, it *wire.Delivery, body *manif
 		return err
 	}
 	hash := manifest.CommitHash(it.Manifest)
-	c.received(r)
+	d.follow(c, r, sum)
 	last, _ := c.current()
 	switch {
 	case c.Broken != "" || c.Left && len(c.Statements) == 0:
 		return nil
+	case body.Device == d.self.Device:
+		return nil // settle takes its own
 	case body.Epoch <= last.Epoch:
 		return nil // delivered again
 	case body.Epoch != last.Epoch+1 || body.Previous != last.Hash:
@@ -693,14 +701,46 @@ func (d *Device) applyCommit(r *manifest.Receipt, it *wire.Delivery, body *manif
 
 func (c *conversation) halt(reason string) { c.Broken, c.changed = reason, true }
 
-// received notes that everything up to a receipt's position has come.
-func (c *conversation) received(r *manifest.Receipt) {
-	p := r.Opening.Body.Position
-	c.Next = max(c.Next, p+1)
-	if p+1 > c.Checked {
-		c.Checked, c.Leaf = p+1, r.Leaf()
+// trail marks a conversation as one whose leaves come without a gap. One that an
+// earlier version kept becomes it with the first leaf that comes: that version
+// was not told of every leaf.
+func (d *Device) trail(c *conversation) {
+	if !c.followed {
+		c.followed = true
+		d.put(bucketFollowed, string(c.ID[:]), []byte{1})
 	}
-	c.changed = true
+}
+
+// follow takes a conversation's next leaf, whatever it stands for. The queue has
+// all of them and each receipt names the leaf before, so that a message which
+// the server withholds is missed by its recipients. Positions that never came
+// are exceptions of every acknowledgement to come.
+func (d *Device) follow(c *conversation, r *manifest.Receipt, sum *Summary) {
+	body := &r.Opening.Body
+	p := body.Position
+	c.Next, c.changed = max(c.Next, p+1), true
+	switch {
+	case !c.followed:
+		d.trail(c)
+	case p+1 == c.Checked && r.Leaf() != c.Leaf:
+		d.fault(sum, fmt.Sprintf("two leaves at position %d of %s", p, c.ID))
+		c.except(p)
+		return
+	case p < c.Checked:
+		return // delivered again
+	case p-c.Checked > maxMissing:
+		c.halt(fmt.Sprintf("the server left out positions %d to %d", c.Checked, p-1))
+		return
+	case p > c.Checked:
+		d.fault(sum, fmt.Sprintf("positions %d to %d of %s were withheld", c.Checked, p-1, c.ID))
+		for q := c.Checked; q < p; q++ {
+			c.except(q)
+		}
+	case body.Previous != c.Leaf:
+		d.fault(sum, fmt.Sprintf("leaf %d of %s doesn't follow the one before it", r.Index, c.ID))
+		c.except(p)
+	}
+	c.Checked, c.Leaf = p+1, r.Leaf()
 }
 
 // except notes a position that isn't accepted, once: acknowledgements have them
@@ -737,7 +777,9 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 	}
 	d.add(c)
 	c.enter(e.Number, manifest.CommitHash(it.Manifest))
-	c.received(r)
+	// What came before is not for this device.
+	p := r.Opening.Body.Position
+	c.Next, c.Checked, c.Leaf = max(c.Next, p+1), p+1, r.Leaf()
 	sum.Joined = append(sum.Joined, e.Conversation)
 	return nil
 }

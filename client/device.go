@@ -118,7 +118,8 @@ const (
 	bucketConversation = "conversation"
 	bucketMessage      = "message"
 	bucketOutbox       = "outbox"
-	bucketWaiting      = "waiting" // leaves that no witnessed checkpoint covers yet
+	bucketFollowed     = "followed" // conversations whose leaves all come
+	bucketWaiting      = "waiting"  // leaves that no witnessed checkpoint covers yet
 	bucketMLS          = "mls"
 )
 

@@ -1,5 +1,7 @@
 package client
 
+import "chancery/codec"
+
 // Hooks of tests.
 
 func (d *Device) TestOnlyArchive(f func(record []byte) []byte) { d.testOnlyArchive = f }
@@ -13,4 +15,13 @@ func (d *Device) TestOnlyCrash() error {
 	defer d.mu.Unlock()
 	d.closed = true
 	return d.store.Close()
+}
+
+// TestOnlyUnfollowed makes a conversation as a version kept it that wasn't told
+// of every leaf.
+func (d *Device) TestOnlyUnfollowed(id codec.ID) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.put(bucketFollowed, string(id[:]), nil)
+	return d.save()
 }

@@ -227,6 +227,8 @@ func (d *Device) take(ctx context.Context, it *wire.Delivery, sum *Summary) erro
 		return d.message(ctx, it, sum)
 	case wire.DeliveryCommit, wire.DeliveryWelcome:
 		return d.handshake(ctx, it, sum)
+	case wire.DeliveryVoid:
+		return d.void(ctx, it, sum)
 	case wire.DeliveryNotice:
 		return d.notice(it, sum)
 	}
@@ -275,12 +277,12 @@ func (d *Device) handshake(ctx context.Context, it *wire.Delivery, sum *Summary)
 	body, err := d.checkStatement(r, it)
 	if err != nil {
 		d.fault(sum, fmt.Sprintf("commit statement of leaf %d: %v", r.Index, err))
-		return nil
+		return d.except(r, sum)
 	}
 	if it.Kind == wire.DeliveryWelcome {
 		return d.join(r, it, body, sum)
 	}
-	return d.applyCommit(r, it, body)
+	return d.applyCommit(r, it, body, sum)
 }
 
 func (d *Device) checkStatement(r *manifest.Receipt, it *wire.Delivery) (*manifest.Commit, error) {
@@ -324,11 +326,10 @@ func (d *Device) message(ctx context.Context, it *wire.Delivery, sum *Summary) e
 		// Somebody newer: no accusation, and nothing shown.
 		sum.Unverified++
 		d.counters().Unverified++
-		return d.except(body.Conversation, r)
+		return d.except(r, sum)
 	case err != nil || r.Object != m.Hash() || body.Kind != manifest.LeafMessage || body.Conversation != m.Header.Conversation:
 		d.fault(sum, fmt.Sprintf("leaf %d: the manifest is not the one receipted", r.Index))
-		// The next acknowledgement must not say that this one was right.
-		return d.except(body.Conversation, r)
+		return d.except(r, sum)
 	}
 	c, err := d.conversation(m.Header.Conversation)
 	if errors.Is(err, ErrNoConversation) {
@@ -337,12 +338,22 @@ func (d *Device) message(ctx context.Context, it *wire.Delivery, sum *Summary) e
 	if err != nil {
 		return err
 	}
+	d.follow(c, r, sum)
 	if _, seen, err := d.recorded(c.ID, body.Position); err != nil || seen {
-		return err // delivered again
+		return err // delivered again, or its own
 	}
-	c.received(r)
-	if kind := m.Header.Kind; kind != envelope.KindRecord && kind != envelope.KindReport {
-		return nil // nothing for anybody's eyes
+	kind := m.Header.Kind
+	switch {
+	case kind != envelope.KindRecord && kind != envelope.KindReport || m.Header.Device == d.self.Device:
+		// Nothing for this member's eyes.
+		if err := d.vouched(m, body); err != nil {
+			d.fault(sum, fmt.Sprintf("leaf %d: %v", r.Index, err))
+			c.except(body.Position)
+		}
+		return nil
+	case len(it.Body) == 0 && c.before(m.Transport.Epoch):
+		c.except(body.Position)
+		return nil
 	}
 	msg := &stored{}
 	msg.fill(m, r, it.Receipt)
@@ -358,16 +369,90 @@ func (d *Device) message(ctx context.Context, it *wire.Delivery, sum *Summary) e
 	return nil
 }
 
-// except notes a position that isn't accepted.
-func (d *Device) except(conversation codec.ID, r *manifest.Receipt) error {
-	c, err := d.conversation(conversation)
+// before reports whether an epoch is before those that the device remembers,
+// which begin with the one it joined in.
+func (c *conversation) before(epoch uint64) bool {
+	return len(c.Statements) > 0 && epoch < c.Statements[0].Epoch
+}
+
+// vouched checks who signed a manifest that comes without a message: with one of
+// its own making the server could fill the place of what it withholds.
+func (d *Device) vouched(m *manifest.Manifest, body *manifest.ReceiptBody) error {
+	var device *control.DeviceState
+	var err error
+	d.cfg.Replica.Read(func(s *control.State) { device, _, err = s.CheckHeader(m.Header, body.ControlSize, body.Time) })
+	if err != nil {
+		return err
+	}
+	if err := d.cfg.Keyring.verify(m, device.Key); err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
+	return nil
+}
+
+// void takes a position that a device filled after a refusal.
+func (d *Device) void(ctx context.Context, it *wire.Delivery, sum *Summary) error {
+	r, ok, err := d.judge(ctx, it.Receipt, sum)
+	if err != nil || !ok {
+		return err
+	}
+	if err := d.checkVoid(it.Manifest, r); err != nil {
+		d.fault(sum, fmt.Sprintf("void of leaf %d: %v", r.Index, err))
+		return d.except(r, sum)
+	}
+	c, err := d.conversation(r.Opening.Body.Conversation)
 	if errors.Is(err, ErrNoConversation) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	c.received(r)
+	d.follow(c, r, sum)
+	return nil
+}
+
+func (d *Device) checkVoid(raw []byte, r *manifest.Receipt) error {
+	v, err := manifest.ParseVoid(raw)
+	if err != nil {
+		return err
+	}
+	body := &r.Opening.Body
+	if r.Object != manifest.VoidHash(raw) || body.Kind != manifest.LeafVoid || body.Conversation != v.Conversation {
+		return errors.New("the receipt is another's")
+	}
+	if v.Organisation != d.self.Organisation {
+		return errors.New("of another organisation")
+	}
+	key, ok := d.keyAt(v.Device, body.ControlSize)
+	if !ok {
+		return fmt.Errorf("device %s was not valid", v.Device.Short())
+	}
+	if _, err := manifest.OpenVoid(key, raw); err != nil {
+		return err
+	}
+	var server codec.PublicKey
+	d.cfg.Replica.Read(func(s *control.State) { server = s.Genesis().ReceiptKey })
+	refusal, err := manifest.OpenRefusal(server, v.Refusal)
+	if err != nil {
+		return err
+	}
+	if refusal.Core != v.Core {
+		return errors.New("its refusal is of another core")
+	}
+	return nil
+}
+
+// except notes the position of a receipt as one that isn't accepted: the next
+// acknowledgement must not say that what came there was right.
+func (d *Device) except(r *manifest.Receipt, sum *Summary) error {
+	c, err := d.conversation(r.Opening.Body.Conversation)
+	if errors.Is(err, ErrNoConversation) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d.follow(c, r, sum)
 	c.except(r.Opening.Body.Position)
 	return nil
 }

@@ -249,10 +249,20 @@ func (s *fakeServer) receive(kind manifest.LeafKind, id codec.ID, object codec.H
 }
 
 func (s *fakeServer) deliver(from codec.Hash, roster manifest.Roster, d wire.Delivery) {
+	own := d
+	own.Body, own.Tags = nil, nil
 	to := map[codec.Hash]bool{}
 	for _, h := range roster {
-		to[h] = h != from
+		if h == from {
+			s.enqueue(map[codec.Hash]bool{h: true}, own)
+			continue
+		}
+		to[h] = true
 	}
+	s.enqueue(to, d)
+}
+
+func (s *fakeServer) enqueue(to map[codec.Hash]bool, d wire.Delivery) {
 	d.Cursor = uint64(len(s.queue)) + 1
 	s.queue = append(s.queue, fakeDelivery{to, d})
 }
@@ -298,9 +308,9 @@ func (s *fakeServer) Send(_ context.Context, in *wire.Submission) ([][]byte, err
 		s.receipts[f.m.CoreHash()] = d.Receipt
 		if h.Kind == envelope.KindIndex {
 			c.indexes[f.m.CoreHash()] = f.m.Transport.Epoch
-			continue
+		} else {
+			d.Body = in.Ciphertext
 		}
-		d.Body = in.Ciphertext
 		s.deliver(h.Device, c.roster, d)
 	}
 	var out [][]byte
@@ -406,9 +416,10 @@ func (c conn) Commit(_ context.Context, in *wire.CommitSubmission) ([][]byte, er
 		}
 	}
 	conv.epoch, conv.commit, conv.roster, conv.epochs[body.Epoch] = body.Epoch, hash, in.Roster, hash
-	if body.Epoch > 0 {
-		d := wire.Delivery{Manifest: in.Statement, Receipt: receipt, Roster: in.Roster}
-		d.Kind, d.Body = wire.DeliveryCommit, in.Commit
+	d := wire.Delivery{Kind: wire.DeliveryCommit, Manifest: in.Statement, Receipt: receipt, Roster: in.Roster, Body: in.Commit}
+	if body.Epoch == 0 {
+		c.deliver(body.Device, in.Roster, d)
+	} else {
 		c.deliver(body.Device, before, d)
 		d.Kind, d.Body = wire.DeliveryWelcome, in.Welcome
 		c.deliver(body.Device, slices.Collect(maps.Keys(added)), d)
@@ -446,6 +457,7 @@ func (s *fakeServer) Void(_ context.Context, raw []byte) ([][]byte, error) {
 	*chain = fakeChain{v.Seq + 1, v.Core}
 	r := s.receive(manifest.LeafVoid, v.Conversation, hash)
 	s.receipts[hash] = r
+	s.deliver(v.Device, c.roster, wire.Delivery{Kind: wire.DeliveryVoid, Manifest: raw, Receipt: r})
 	return s.answered("void", r)
 }
 

@@ -162,8 +162,12 @@ func (s *Server) collect(ctx context.Context, device codec.Hash, after uint64, s
 
 func (s *Server) delivery(ctx context.Context, device codec.Hash, q *store.Queued, wanted []store.Membership, rosters map[int64]manifest.Roster) (wire.Delivery, error) {
 	d := wire.Delivery{Cursor: store.Cursor(q.Index), Manifest: q.Object, Receipt: q.Receipt, Body: q.Body, Tags: q.Tags}
-	if q.Kind == manifest.LeafMessage {
+	switch q.Kind {
+	case manifest.LeafMessage:
 		d.Kind = wire.DeliveryMessage
+		return d, nil
+	case manifest.LeafVoid:
+		d.Kind = wire.DeliveryVoid
 		return d, nil
 	}
 	d.Kind = wire.DeliveryCommit

@@ -111,7 +111,7 @@ func (b *batch) item(it *item, c *conversation, chain *store.Chain, before []*ro
 	}
 	r := &row{object: it.Manifest.Hash()}
 	r.leaf = store.Leaf{
-		Kind: manifest.LeafMessage, Epoch: t.Epoch, Device: h.Device, Queued: len(t.Ciphertexts) > 0, Chained: true, Seq: h.Seq, Core: it.core,
+		Kind: manifest.LeafMessage, Epoch: t.Epoch, Device: h.Device, Chained: true, Seq: h.Seq, Core: it.core,
 		EnvelopeKind: uint8(h.Kind), Day: h.Day, Object: it.Bytes(), Envelope: it.envelope, Tags: it.tags,
 	}
 	if err := b.receipt(c, r, len(before)); err != nil {
@@ -225,7 +225,7 @@ func (b *batch) commitStep(j *job, in *commit) error {
 		return err
 	}
 	r := &row{object: in.hash, body: in.message, welcome: in.welcome}
-	r.leaf = store.Leaf{Kind: manifest.LeafCommit, Epoch: in.Epoch, Device: in.Device, Queued: true, Object: in.raw}
+	r.leaf = store.Leaf{Kind: manifest.LeafCommit, Epoch: in.Epoch, Device: in.Device, Object: in.raw}
 	if err := b.receipt(c, r, 0); err != nil {
 		return err
 	}

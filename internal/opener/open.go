@@ -437,13 +437,19 @@ func (s *session) openProven(ctx context.Context, phase control.Phase, items []*
 	return nil
 }
 
-// acknowledged returns the devices that signed that they checked an item.
+// acknowledged returns the devices that signed that they checked an item: of
+// those that it was for, since an acknowledgement is cumulative and speaks of
+// nothing else (spec/manifest.md#acknowledgement).
 func (s *session) acknowledged(it *item) []codec.Hash {
 	var out []codec.Hash
+	recipients := s.archive.epochs[it.manifest.Transport.Roster].Devices
+	position := it.Opening.Body.Position
 	for _, raw := range s.archive.acks {
 		ack, err := manifest.ParseAck(raw)
-		position := it.Opening.Body.Position
-		if err == nil && ack.Conversation == it.manifest.Header.Conversation && ack.Position >= position && !slices.Contains(ack.Exceptions, position) {
+		if err != nil || ack.Device == it.manifest.Header.Device || !recipients.Contains(ack.Device) {
+			continue
+		}
+		if ack.Conversation == it.manifest.Header.Conversation && ack.Position >= position && !slices.Contains(ack.Exceptions, position) {
 			out = append(out, ack.Device)
 		}
 	}

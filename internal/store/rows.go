@@ -42,7 +42,6 @@ type Leaf struct {
 	Position     uint64
 	Epoch        uint64 // of the conversation, that its members are to be in
 	Device       codec.Hash
-	Queued       bool       // is delivered to the conversation's other devices
 	Chained      bool       // has a place in the device's chain: messages and voids
 	Seq          uint64     // where Chained
 	Core         codec.Hash // where Chained
@@ -62,11 +61,14 @@ type Chain struct {
 	Prev         codec.Hash // core
 }
 
-// Queued is a leaf as a queue delivers it: Leaf's Queued, Seq, Core, Day,
-// EnvelopeKind and Envelope are not set.
+// Queued is a leaf as a queue delivers it: Leaf's Seq, Core, Day, EnvelopeKind
+// and Envelope are not set.
 type Queued struct {
 	Leaf
-	Body    []byte // empty once every device has it
+	// Body and Welcome are empty where there is none, where every device has them,
+	// and for the device whose leaf it is; Body and Tags also for one that joined
+	// in a later epoch.
+	Body    []byte
 	Welcome []byte
 }
 

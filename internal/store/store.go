@@ -193,9 +193,8 @@ type MessagesTx interface {
 // Queues are what waits for devices, and what they have acknowledged.
 type Queues interface {
 	// Queue returns up to limit leaves of a member's conversation from index from
-	// on and below index to that are for the member, in order, with their
-	// ciphertexts as far as they are still there: not its own, and no message of
-	// an epoch before its first.
+	// on and below index to, in order: all of them, so that a device can tell that
+	// none was left out.
 	Queue(ctx context.Context, m *Membership, from, to int64, limit int) ([]*Queued, error)
 	// Cursors calls f with the place of each device's queue.
 	Cursors(ctx context.Context, f func(device codec.Hash, cursor uint64) error) error

@@ -187,8 +187,8 @@ type Refused struct {
 
 // Kinds of Delivery.
 const (
-	DeliveryMessage = 1 // Manifest, Receipt, Body (ciphertext), Tags
-	DeliveryCommit  = 2 // Manifest (commit statement), Receipt, Body (MLS commit), Roster
+	DeliveryMessage = 1 // Manifest, Receipt; Body (ciphertext) and Tags where it is for the device
+	DeliveryCommit  = 2 // Manifest (commit statement), Receipt, Roster; Body (MLS commit) unless the device's own
 	DeliveryWelcome = 3 // Manifest (commit statement), Receipt, Body (MLS Welcome), Roster
 	DeliveryNotice  = 4 // Body: an Opening of a hold that names the device's member
 	DeliveryVoid    = 5 // Manifest (void), Receipt: a position without a message

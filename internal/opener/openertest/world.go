@@ -604,11 +604,14 @@ func (w *World) SendBroken(id codec.ID, by *orgtest.Device) *orgtest.Message {
 	w.must(err)
 	m.Core = core.Hash()
 	w.Accept(m)
-	ack, err := manifest.SignAck(w.Custodian.Key, &manifest.Ack{
-		Organisation: o.ID, Device: w.Custodian.Hash, Conversation: id, Position: m.Opening.Body.Position,
-		Leaf: m.Opening.Leaf(m.Manifest.Hash()), Time: o.Now().UnixMilli(),
-	})
-	w.must(err)
-	w.Server.Acks = append(w.Server.Acks, ack)
+	// The sender's own and one of somebody who was never sent it say nothing.
+	for _, d := range []*orgtest.Device{w.Custodian, by, w.Outsider} {
+		ack, err := manifest.SignAck(d.Key, &manifest.Ack{
+			Organisation: o.ID, Device: d.Hash, Conversation: id, Position: m.Opening.Body.Position,
+			Leaf: m.Opening.Leaf(m.Manifest.Hash()), Time: o.Now().UnixMilli(),
+		})
+		w.must(err)
+		w.Server.Acks = append(w.Server.Acks, ack)
+	}
 	return m
 }

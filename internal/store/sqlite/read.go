@@ -120,13 +120,13 @@ func (s *Store) Memberships(ctx context.Context, f func(m *store.Membership) err
 	}, `SELECT device, conversation, since, epoch, until FROM memberships ORDER BY since, device`)
 }
 
-const leafColumns = `idx, kind, conversation, position, epoch, device, queued, COALESCE(seq, -1), COALESCE(core, zeroblob(32)),
+const leafColumns = `idx, kind, conversation, position, epoch, device, COALESCE(seq, -1), COALESCE(core, zeroblob(32)),
 	envelope_kind, day, object, receipt, envelope, tags`
 
 func scanLeaf(scan func(dest ...any) error) (*store.Leaf, error) {
 	l := new(store.Leaf)
 	var kind, position, epoch, seq, envelopeKind, day int64
-	err := scan(&l.Index, &kind, id{&l.Conversation}, &position, &epoch, hash{&l.Device}, &l.Queued, &seq, hash{&l.Core},
+	err := scan(&l.Index, &kind, id{&l.Conversation}, &position, &epoch, hash{&l.Device}, &seq, hash{&l.Core},
 		&envelopeKind, &day, &l.Object, &l.Receipt, &l.Envelope, &l.Tags)
 	if err != nil {
 		return nil, err
@@ -186,9 +186,10 @@ func (s *Store) Queue(ctx context.Context, m *store.Membership, from, to int64, 
 		q.Conversation, q.Kind, q.Position, q.Epoch = m.Conversation, manifest.LeafKind(kind), uint64(position), uint64(epoch)
 		out = append(out, q)
 		return err
-	}, `SELECT l.idx, l.kind, l.position, l.epoch, l.device, l.object, l.receipt, l.tags, COALESCE(b.body, x''), COALESCE(b.welcome, x'')
-		FROM leaves l LEFT JOIN bodies b ON b.idx = l.idx
-		WHERE l.conversation = ? AND l.idx >= ? AND l.idx < ? AND l.queued = 1 AND l.device != ? AND l.epoch >= ? ORDER BY l.idx LIMIT ?`,
+	}, `SELECT l.idx, l.kind, l.position, l.epoch, l.device, l.object, l.receipt,
+			IIF(b.idx IS NULL OR l.epoch < ?5, x'', l.tags), IIF(b.idx IS NULL OR l.epoch < ?5, x'', b.body), COALESCE(b.welcome, x'')
+		FROM leaves l LEFT JOIN bodies b ON b.idx = l.idx AND l.device != ?4
+		WHERE l.conversation = ?1 AND l.idx >= ?2 AND l.idx < ?3 ORDER BY l.idx LIMIT ?6`,
 		m.Conversation[:], from, to, m.Device[:], int64(m.Epoch), limit)
 	return out, err
 }

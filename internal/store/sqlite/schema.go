@@ -126,6 +126,8 @@ CREATE TABLE productions (
 	request BLOB PRIMARY KEY,
 	sealed  BLOB NOT NULL
 );
+`, `
+ALTER TABLE leaves DROP COLUMN queued; -- a queue has every leaf of its conversations
 `}
 }
 

@@ -141,8 +141,8 @@ func (tx *transaction) PutLeaf(l *store.Leaf) error {
 	if l.Chained {
 		seq, core = int64(l.Seq), l.Core[:]
 	}
-	return tx.exec("PutLeaf", `INSERT INTO leaves (idx, kind, conversation, position, epoch, device, queued, seq, core, envelope_kind, day, object, receipt, envelope, tags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		l.Index, int64(l.Kind), l.Conversation[:], int64(l.Position), int64(l.Epoch), l.Device[:], l.Queued, seq, core,
+	return tx.exec("PutLeaf", `INSERT INTO leaves (idx, kind, conversation, position, epoch, device, seq, core, envelope_kind, day, object, receipt, envelope, tags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		l.Index, int64(l.Kind), l.Conversation[:], int64(l.Position), int64(l.Epoch), l.Device[:], seq, core,
 		int64(l.EnvelopeKind), int64(l.Day), bytesOf(l.Object), bytesOf(l.Receipt), bytesOf(l.Envelope), bytesOf(l.Tags))
 }
 

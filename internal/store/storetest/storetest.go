@@ -6,7 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"slices"
+	"fmt"
 	"testing"
 
 	"chancery/codec"
@@ -68,7 +68,7 @@ func put(tx store.Tx, conversation codec.ID, text string) error {
 		return err
 	}
 	l := &store.Leaf{
-		Index: index, Kind: manifest.LeafMessage, Conversation: conversation, Position: uint64(index), Chained: true, Queued: true,
+		Index: index, Kind: manifest.LeafMessage, Conversation: conversation, Position: uint64(index), Chained: true,
 		Core: leaf, EnvelopeKind: 1, Day: 20000, Object: []byte(text), Receipt: []byte("r"),
 	}
 	if err := tx.PutLeaf(l); err != nil {
@@ -335,52 +335,62 @@ func testAcks(t *testing.T, open Open) {
 	}
 }
 
-// testQueue checks who is given what: nobody their own, nobody what was before
-// them, and no ciphertext that was dropped.
+// testQueue checks what a member is given: every leaf, but no ciphertext of its
+// own, of before it joined, or that was dropped.
 func testQueue(t *testing.T, open Open) {
 	s, conversation := start(t, open, t.TempDir(), nil), codec.NewID()
 	alice, bob := codec.Sum("alice"), codec.Sum("bob")
 	update(t, s, func(tx store.Tx) error {
 		for i, l := range []store.Leaf{
-			{Device: alice, Epoch: 1, Queued: true},
-			{Device: alice, Epoch: 2, Queued: true},
-			{Device: bob, Epoch: 2, Queued: true},
-			{Device: alice, Epoch: 2}, // heads, say
-			{Device: alice, Epoch: 3, Queued: true},
+			{Device: alice, Epoch: 1},
+			{Device: alice, Epoch: 2},
+			{Device: bob, Epoch: 2},
+			{Device: alice, Epoch: 2}, // an index envelope, say
+			{Device: alice, Epoch: 3},
 		} {
 			index, err := tx.Append(ledger.MessagesLog, []byte{byte(i)})
-			l.Index, l.Kind, l.Conversation, l.Position = index, manifest.LeafMessage, conversation, uint64(i)
-			if err := errors.Join(err, tx.PutLeaf(&l), tx.PutBody(index, []byte{byte(i)}, nil)); err != nil {
+			l.Index, l.Kind, l.Conversation, l.Position, l.Tags = index, manifest.LeafMessage, conversation, uint64(i), []byte{byte(i)}
+			if err := errors.Join(err, tx.PutLeaf(&l)); err != nil {
+				return err
+			}
+			if i == 3 {
+				continue
+			}
+			if err := tx.PutBody(index, []byte{byte(i)}, []byte{byte(i)}); err != nil {
 				return err
 			}
 		}
-		return tx.DropBodies(conversation, 0, 1)
+		return tx.DropBodies(conversation, 0, 0)
 	})
 	for _, q := range []struct {
 		m        store.Membership
 		from, to int64
 		limit    int
-		want     []int64
+		want     string // an index for each leaf, in brackets without its ciphertext
 	}{
-		{store.Membership{Device: bob, Epoch: 2}, 0, 5, 10, []int64{1, 4}},
-		{store.Membership{Device: bob, Epoch: 1}, 0, 5, 2, []int64{0, 1}},
-		{store.Membership{Device: bob, Epoch: 1}, 1, 4, 10, []int64{1}},
-		{store.Membership{Device: alice, Epoch: 1}, 0, 5, 10, []int64{2}},
+		{store.Membership{Device: bob, Epoch: 3}, 0, 5, 10, "(0)(1)(2)(3)4"},
+		{store.Membership{Device: bob, Epoch: 1}, 0, 5, 2, "(0)1"},
+		{store.Membership{Device: bob, Epoch: 1}, 1, 4, 10, "1(2)(3)"},
+		{store.Membership{Device: alice, Epoch: 1}, 0, 5, 10, "(0)(1)2(3)(4)"},
 	} {
 		q.m.Conversation = conversation
 		got, err := s.Queue(t.Context(), &q.m, q.from, q.to, q.limit)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var indexes []int64
+		described := ""
 		for _, l := range got {
-			indexes = append(indexes, l.Index)
-			if want := []byte{byte(l.Index)}; l.Index > 1 && !bytes.Equal(l.Body, want) || l.Index <= 1 && len(l.Body) != 0 {
-				t.Errorf("leaf %d comes with %x", l.Index, l.Body)
+			switch {
+			case len(l.Body)+len(l.Tags) == 0:
+				described += fmt.Sprintf("(%d)", l.Index)
+			case l.Body[0] == byte(l.Index) && l.Tags[0] == byte(l.Index):
+				described += fmt.Sprint(l.Index)
+			default:
+				t.Errorf("leaf %d comes with %x and %x", l.Index, l.Body, l.Tags)
 			}
 		}
-		if !slices.Equal(indexes, q.want) {
-			t.Errorf("got leaves %d, want %d", indexes, q.want)
+		if described != q.want {
+			t.Errorf("%+v from %d to %d: got %s, want %s", q.m, q.from, q.to, described, q.want)
 		}
 	}
 }
