@@ -3,13 +3,12 @@ package demo
 import (
 	"context"
 	"crypto/hpke"
+	"crypto/rand"
 	"fmt"
 	"slices"
 	"sync"
 	"testing"
 	"time"
-
-	crand "crypto/rand"
 
 	"golang.org/x/crypto/ssh"
 
@@ -95,7 +94,7 @@ func (d *petitions) matter(ctx context.Context, n int) error {
 	var policy codec.Hash
 	d.s.replica.Read(func(st *control.State) { policy = st.Policy().Hash })
 	reviewer := sshsig.Credential(d.s.reviewer.PublicKey().Marshal()).ID()
-	details, err := request.NewDetails(crand.Reader, "A matter", "a test", "none", []string{"word"})
+	details, err := request.NewDetails(rand.Reader, "A matter", "a test", "none", []string{"word"})
 	if err != nil {
 		return err
 	}
@@ -135,7 +134,7 @@ func (d *petitions) invitation(ctx context.Context) error {
 // log offers a statement with one signature after the other, each until it is
 // acknowledged.
 func (d *petitions) log(ctx context.Context, body control.Body, signers ...ssh.Signer) (codec.Hash, error) {
-	statement, opening, err := control.NewStatement(crand.Reader, d.s.home.Organisation, body)
+	statement, opening, err := control.NewStatement(rand.Reader, d.s.home.Organisation, body)
 	if err != nil {
 		return codec.Hash{}, err
 	}

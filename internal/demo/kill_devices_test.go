@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,8 +15,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	crand "crypto/rand"
 
 	"chancery/client"
 	"chancery/codec"
@@ -121,7 +120,7 @@ func TestKillEnrolment(t *testing.T) {
 		names := []string{"Ada", "Ben", "Cleo", "Dora", "Eli", "Fay"}
 		invites := s.invite(ctx, t, names...)
 		o := DeviceOptions{Dir: s.path("devices", strconv.Itoa(n))}
-		crand.Read(o.Key[:]) // never fails
+		rand.Read(o.Key[:]) // never fails
 		orders := writeOrders(t, s, &hostOrders{Dir: o.Dir, Key: o.Key[:], Invites: invites})
 		for range 12 {
 			k.kills["device host"]++
@@ -184,8 +183,8 @@ func TestKillDevices(t *testing.T) {
 	k := newKiller(t)
 	invites := s.invite(ctx, t, "Ada", "Ben", "Cleo")
 	away, here := DeviceOptions{Dir: s.path("devices", "away")}, DeviceOptions{Dir: s.path("devices", "here")}
-	crand.Read(away.Key[:]) // never fails
-	crand.Read(here.Key[:])
+	rand.Read(away.Key[:]) // never fails
+	rand.Read(here.Key[:])
 	cleo := enrolled(ctx, t, here, invites[2:])
 	h, err := newHost(ctx, away, invites[:2])
 	if err != nil {
