@@ -70,6 +70,12 @@ evidence yet. Keyholders and guards decide by themselves whether they answer it.
 			for _, name := range result.Faults {
 				text += fmt.Sprintf("\nWRONG ANSWER by %s: the proof is in the pack", name)
 			}
+			for _, b := range result.Broken {
+				text += fmt.Sprintf("\nNOT OPENED: envelope %s of device %s, member %s: %s", b.Core, b.Device, b.Member, b.Reason)
+			}
+			if result.Unsearchable > 0 {
+				text += fmt.Sprintf("\nNOT SEARCHED: %d records in scope have no index that could be opened", result.Unsearchable)
+			}
 			return a.print(result, "%s", text)
 		},
 	}

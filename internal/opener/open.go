@@ -439,8 +439,12 @@ func (s *session) openProven(ctx context.Context, phase control.Phase, items []*
 
 // acknowledged returns the devices that signed that they checked an item: of
 // those that it was for, since an acknowledgement is cumulative and speaks of
-// nothing else (spec/manifest.md#acknowledgement).
+// nothing else (spec/manifest.md#acknowledgement). Of an index envelope it says
+// nothing: recipients accuse nobody of one.
 func (s *session) acknowledged(it *item) []codec.Hash {
+	if it.manifest.Header.Kind == envelope.KindIndex {
+		return nil
+	}
 	var out []codec.Hash
 	recipients := s.archive.epochs[it.manifest.Transport.Roster].Devices
 	position := it.Opening.Body.Position

@@ -127,7 +127,7 @@ type Broken struct {
 	Core         codec.Hash   `json:"envelope"`
 	Device       codec.Hash   `json:"device"` // the sender's
 	Member       codec.ID     `json:"member"`
-	Acknowledged []codec.Hash `json:"acknowledged"` // devices that signed that it was right
+	Acknowledged []codec.Hash `json:"acknowledged"` // devices that signed that it was right; none of an index envelope
 	Reason       string       `json:"reason"`
 }
 

@@ -17,6 +17,7 @@ import (
 	"chancery/internal/opener"
 	"chancery/internal/opener/openertest"
 	"chancery/internal/orgtest"
+	"chancery/manifest"
 	"chancery/pack"
 	"chancery/quorum"
 	"chancery/request"
@@ -246,17 +247,33 @@ func TestSetAside(t *testing.T) {
 // Records under an index envelope that was set aside can't be searched, and are
 // counted; so it is where nothing at all can be opened.
 func TestIndexSetAside(t *testing.T) {
+	var bad, last *orgtest.Message
 	w := openertest.New(t, openertest.Options{Messages: func(w *openertest.World) {
 		id := w.Conversation(w.Other, w.Custodian)
 		index := w.Mistag(w.Org.Seal(id, w.Other, envelope.KindIndex, nil, nil), w.Other)
 		w.Accept(index)
 		for range 2 {
 			record := &envelope.Record{ID: codec.NewID().String(), Conversation: id, Text: "a hidden budget"}
-			w.Accept(w.Org.Seal(id, w.Other, envelope.KindRecord, record.Encode(), index))
+			last = w.Org.Seal(id, w.Other, envelope.KindRecord, record.Encode(), index)
+			w.Accept(last)
 		}
+		bad = index
 		w.SendMistagged(w.Pair, w.Other, "another budget")
 	}})
+	ack, err := manifest.SignAck(w.Custodian.Key, &manifest.Ack{
+		Organisation: w.Org.ID, Device: w.Custodian.Hash, Conversation: bad.Manifest.Header.Conversation, Position: bad.Opening.Body.Position + 2,
+		Leaf: last.Opening.Leaf(last.Manifest.Hash()), Time: w.Org.Now().UnixMilli(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Server.Acks = append(w.Server.Acks, ack)
 	result, export, data := w.Open()
+	for _, b := range result.Broken {
+		if len(b.Acknowledged) != 0 {
+			t.Errorf("an acknowledgement of records vouches for %+v", b)
+		}
+	}
 	if result.Unsearchable != 2 || len(result.Broken) != 2 || result.IndexKeys != 3 || len(texts(t, export)) != 4 {
 		t.Errorf("result: %+v", result)
 	}
