@@ -13,23 +13,27 @@ import (
 	"chancery/internal/testenv"
 )
 
-// TestByHand runs the commands of docs/by-hand.md as they stand.
-func TestByHand(t *testing.T) {
-	shell := testenv.Program(t, "bash", "Debian package bash")
+// byHand returns the blocks of commands of docs/by-hand.md.
+func byHand(t *testing.T) (blocks []string) {
+	t.Helper()
 	page, err := os.ReadFile(filepath.Join(testenv.Root(), "docs", "by-hand.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var script strings.Builder
-	script.WriteString("set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n")
-	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(page), -1)
-	if len(blocks) < 7 {
-		t.Fatalf("%d blocks of commands", len(blocks))
+	for _, b := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
+		blocks = append(blocks, b[1])
 	}
-	for _, b := range blocks {
-		script.WriteString(b[1])
+	if len(blocks) != 9 {
+		t.Fatalf("%d blocks of commands, want 9", len(blocks))
 	}
-	cmd := exec.CommandContext(t.Context(), shell, "-c", script.String())
+	return blocks
+}
+
+// TestByHand runs the commands of docs/by-hand.md as they stand.
+func TestByHand(t *testing.T) {
+	shell := testenv.Program(t, "bash", "Debian package bash")
+	script := "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n" + strings.Join(byHand(t), "")
+	cmd := exec.CommandContext(t.Context(), shell, "-c", script)
 	cmd.Dir = t.TempDir()
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
 	cmd.WaitDelay = 10 * time.Second
