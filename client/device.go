@@ -65,18 +65,34 @@ var (
 )
 
 // Server is what a device asks of the server. Package client/remote has it over
-// HTTP. Its Send, Commit and Void return a *remote.Refused for a signed no.
+// HTTP. Its methods return remote.ErrUnavailable, wrapped, where the server can't
+// be reached; Send, Commit and Void may be called again with the same, and return
+// a *remote.Refused for a signed no. It is safe for concurrent use.
 type Server interface {
 	replica.Source
+	// Hashes reads the tree of a log as it was at a checkpoint, and believes no
+	// hash that isn't under its root.
 	Hashes(ctx context.Context, log ledger.Log, at ledger.Checkpoint) tlog.HashReader
+	// Submit offers a control statement, which may be offered again.
 	Submit(ctx context.Context, s *wire.Submit) (*wire.Submitted, error)
+	// KeyPackages returns how many of the device's KeyPackages nobody has claimed.
 	KeyPackages(ctx context.Context) (left int, err error)
+	// UploadKeyPackages adds to the device's KeyPackages.
 	UploadKeyPackages(ctx context.Context, packages [][]byte) error
+	// ClaimKeyPackages takes a KeyPackage of each device, in order, and an empty
+	// one where a device has none.
 	ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error)
+	// Send sends a message and returns the signed receipts, of its index envelope
+	// first where it brings one.
 	Send(ctx context.Context, s *wire.Submission) ([][]byte, error)
+	// Commit sends a step of a group and returns its signed receipt.
 	Commit(ctx context.Context, s *wire.CommitSubmission) ([][]byte, error)
+	// Void sends a signed void and returns its signed receipt.
 	Void(ctx context.Context, void []byte) ([][]byte, error)
+	// Queue returns what the device's queue holds after a cursor, and lets go of
+	// what it holds up to there. Where there is nothing it waits, up to a minute.
 	Queue(ctx context.Context, after uint64, wait time.Duration) ([]wire.Delivery, error)
+	// Acknowledge sends a signed acknowledgement.
 	Acknowledge(ctx context.Context, ack []byte) error
 }
 

@@ -45,12 +45,14 @@ type Groups interface {
 	KeyPackages(n, keep int) ([][]byte, error)
 	// Create makes a group of one, at epoch 0.
 	Create(conversation codec.ID) (*Epoch, error)
-	// Add stages the commit that adds the devices of KeyPackages; Remove the one
-	// that removes devices. The group lives in its old epoch until Merge.
+	// Add stages the commit that adds the devices of KeyPackages. The group lives
+	// in its old epoch until Merge.
 	Add(conversation codec.ID, keyPackages [][]byte, check Credentials) (*Step, error)
+	// Remove stages the commit that removes devices, as Add does.
 	Remove(conversation codec.ID, devices []codec.Hash) (*Step, error)
-	// Merge enters the epoch of the staged commit; Discard forgets the commit.
+	// Merge enters the epoch of the staged commit.
 	Merge(conversation codec.ID) error
+	// Discard forgets the staged commit.
 	Discard(conversation codec.ID)
 	// Join enters a group by its Welcome, which must carry the ratchet tree.
 	Join(welcome []byte, check Credentials) (*Epoch, error)

@@ -27,6 +27,7 @@ type Fork struct {
 	Proof  []tlog.Hash
 }
 
+// Error implements error.
 func (f *Fork) Error() string { return "the log has forked: two checkpoints contradict each other" }
 
 // Encode returns the evidence in deterministic CBOR.

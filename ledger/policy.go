@@ -40,6 +40,7 @@ type Unwitnessed struct {
 	Known  int // witnesses that the policy knows
 }
 
+// Error implements error.
 func (e *Unwitnessed) Error() string {
 	return fmt.Sprintf("checkpoint of %s at %d leaves: %d of %d required cosignatures (%d witnesses known): %v",
 		e.Origin, e.Size, e.Have, e.Need, e.Known, ErrUnwitnessed)

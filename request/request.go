@@ -40,6 +40,7 @@ var (
 // TooFewApprovals matches ErrApprovals.
 type TooFewApprovals struct{ Have, Need int }
 
+// Error implements error.
 func (e *TooFewApprovals) Error() string {
 	return fmt.Sprintf("%d of %d approvals: %v", e.Have, e.Need, ErrApprovals)
 }
@@ -53,6 +54,7 @@ type OutOfScope struct {
 	Reason string
 }
 
+// Error implements error.
 func (e *OutOfScope) Error() string {
 	return fmt.Sprintf("envelope %s: %s: %v", e.Core.Short(), e.Reason, ErrScope)
 }

@@ -52,6 +52,7 @@ type Refused struct {
 	Reason  string // a machine word, a colon, words for people; empty of a holder
 }
 
+// Error implements error.
 func (e *Refused) Error() string {
 	if e.Reason == "" {
 		return "refused"
