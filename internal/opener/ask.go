@@ -46,8 +46,12 @@ func (s *session) ask(ctx context.Context, phase control.Phase, items []*item) (
 		keyholders, guards error
 		wg                 sync.WaitGroup
 	)
-	wg.Go(func() { out.keyholders, keyholders = s.askKeyholders(ctx, phase, items, false) })
-	wg.Go(func() { out.guards, out.secrets, guards = s.askGuards(ctx, phase, items) })
+	answered := s.asking(phase, len(s.genesis.Keyholders)+1)
+	wg.Go(func() { out.keyholders, keyholders = s.askKeyholders(ctx, phase, items, false, answered) })
+	wg.Go(func() {
+		out.guards, out.secrets, guards = s.askGuards(ctx, phase, items)
+		answered()
+	})
 	wg.Wait()
 	if keyholders != nil {
 		return nil, keyholders
@@ -58,30 +62,41 @@ func (s *session) ask(ctx context.Context, phase control.Phase, items []*item) (
 	return &out, nil
 }
 
-// askKeyholders asks all keyholders at once. It returns the answers, or
-// ErrQuorum, wrapped.
-func (s *session) askKeyholders(ctx context.Context, phase control.Phase, items []*item, proofs bool) ([]*answer, error) {
+// asking says how many of those that are asked at once have answered or failed:
+// one more with each call of what it returns, which is safe for concurrent use.
+func (s *session) asking(phase control.Phase, total int) func() {
 	step := "asking for index keys"
 	if phase == control.PhaseRecord {
 		step = "asking for records"
 	}
-	need, total := int(s.genesis.Threshold), len(s.genesis.Keyholders)
 	s.Progress(step, 0, total)
+	var mu sync.Mutex // guards done, and keeps what is said in order
+	done := 0
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		done++
+		s.Progress(step, done, total)
+	}
+}
+
+// askKeyholders asks all keyholders at once, and calls answered for each. It
+// returns the answers by index, or ErrQuorum, wrapped.
+func (s *session) askKeyholders(ctx context.Context, phase control.Phase, items []*item, proofs bool, answered func()) ([]*answer, error) {
+	need := int(s.genesis.Threshold)
 	var (
-		mu   sync.Mutex // guards out and done
-		out  []*answer
-		done int
-		wg   sync.WaitGroup
+		mu  sync.Mutex // guards out
+		out []*answer
+		wg  sync.WaitGroup
 	)
 	late, stop := context.WithCancel(ctx)
 	defer stop()
 	for i, h := range s.genesis.Keyholders {
 		wg.Go(func() {
 			a, err := s.askOne(late, s.Keyholders[h.Name], &h, uint8(i+1), false, phase, items, proofs)
+			answered()
 			mu.Lock()
 			defer mu.Unlock()
-			done++
-			s.Progress(step, done, total)
 			if err != nil {
 				if late.Err() != nil && ctx.Err() == nil {
 					err = errors.New("it was slow, and enough others had answered")

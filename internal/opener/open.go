@@ -389,7 +389,7 @@ var errUnproven = errors.New("an envelope doesn't open, and too few keyholders p
 func (s *session) openProven(ctx context.Context, phase control.Phase, items []*item, first *answers) error {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	given, err := s.askKeyholders(ctx, phase, items, true)
+	given, err := s.askKeyholders(ctx, phase, items, true, s.asking(phase, len(s.genesis.Keyholders)))
 	if err != nil {
 		return err
 	}
