@@ -90,7 +90,8 @@ type Server interface {
 	// Void sends a signed void and returns its signed receipt.
 	Void(ctx context.Context, void []byte) ([][]byte, error)
 	// Queue returns what the device's queue holds after a cursor, and lets go of
-	// what it holds up to there. Where there is nothing it waits, up to a minute.
+	// what it holds up to there. Where there is nothing it waits for something, as
+	// long as wait, and a minute at most.
 	Queue(ctx context.Context, after uint64, wait time.Duration) ([]wire.Delivery, error)
 	// Acknowledge sends a signed acknowledgement.
 	Acknowledge(ctx context.Context, ack []byte) error
