@@ -245,7 +245,8 @@ func TestCorpora(t *testing.T) {
 			checkExport(t, s.ExportFile, want)
 			checkSummary(t, s, lines, len(want))
 			checkNoPlaintext(t, lines, s)
-			t.Logf("%d messages, %d delivered, %d exported, %v", s.MessagesSent, s.MessagesDelivered, s.Exported, s.Seconds)
+			t.Logf("%d messages, %d delivered, %d exported; seconds: %.0f to talk, %.0f to hold, %.0f to open, %.0f to verify",
+				s.MessagesSent, s.MessagesDelivered, s.Exported, s.Seconds["talk"], s.Seconds["hold"], s.Seconds["open"], s.Seconds["verify"])
 		})
 	}
 }
