@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
@@ -234,8 +235,10 @@ give it to members and auditors by a way that the server doesn't control.`,
 			if err := checkURL(url); err != nil {
 				return err
 			}
-			if _, err := home.Load(a.home); !errors.Is(err, home.ErrNone) {
-				return errors.Join(hint(fmt.Errorf("%s is the home of an organisation already", a.home), "name another folder with --home"), err)
+			if _, err := home.Load(a.home); err == nil {
+				return hint(fmt.Errorf("%s is the home of an organisation already", a.home), "name another folder with --home")
+			} else if !errors.Is(err, home.ErrNone) {
+				return err
 			}
 			if !api.Made(serverDir) {
 				return hint(fmt.Errorf("%s is no server's folder", serverDir), "make it with `chancery server init --dir %s`", serverDir)
@@ -277,7 +280,12 @@ give it to members and auditors by a way that the server doesn't control.`,
 			if err != nil {
 				return err
 			}
+			// Once it is founded its identity has to be kept.
+			if err := os.MkdirAll(a.home, 0o700); err != nil {
+				return fmt.Errorf("couldn't make the home folder: %w", err)
+			}
 			if err := api.Found(serverDir, entry); err != nil {
+				os.Remove(a.home) // where it is empty
 				return err
 			}
 			if err := (&home.Home{Organisation: organisation, Server: url}).Save(a.home); err != nil {
@@ -400,6 +408,9 @@ func (a *app) keyCommand() *cobra.Command {
 		Short: "Make an SSH key for a person, as ssh-keygen does",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if strings.ContainsFunc(comment, unicode.IsControl) {
+				return &usageError{errors.New("--comment: want one line of text")}
+			}
 			signer, err := home.NewKey(args[0], comment)
 			if err != nil {
 				return err

@@ -1,6 +1,10 @@
 package cli
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -45,5 +49,17 @@ func TestRequestTextIsWhatIsSigned(t *testing.T) {
 	}
 	if strings.ContainsAny(text, "\x1b\r\u202e") {
 		t.Errorf("%q", text)
+	}
+}
+
+// A second line of a public key's file would be a second key.
+func TestCommentIsOneLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	var out, errOut strings.Builder
+	if code := Main([]string{"key", "new", path, "--comment", "a\nssh-ed25519 AAAA"}, strings.NewReader(""), &out, &errOut); code != 2 {
+		t.Errorf("exit %d, %q", code, errOut.String())
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a key was made: %v", err)
 	}
 }

@@ -5,6 +5,7 @@
 package home
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
@@ -74,7 +75,8 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 }
 
 // NewKey makes a person's Ed25519 SSH key: path (mode 0600) and path.pub, as
-// ssh-keygen does. It refuses to overwrite one.
+// ssh-keygen does. It refuses to overwrite one. The comment, of one line, stands
+// in both.
 func NewKey(path, comment string) (ssh.Signer, error) {
 	if _, err := os.Lstat(path); err == nil {
 		return nil, fmt.Errorf("%s exists already", path)
@@ -94,7 +96,11 @@ func NewKey(path, comment string) (ssh.Signer, error) {
 	if err := WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
 		return nil, err
 	}
-	return signer, WriteFile(path+".pub", ssh.MarshalAuthorizedKey(signer.PublicKey()), 0o644)
+	public := bytes.TrimSuffix(ssh.MarshalAuthorizedKey(signer.PublicKey()), []byte("\n"))
+	if comment != "" {
+		public = append(public, " "+comment...)
+	}
+	return signer, WriteFile(path+".pub", append(public, '\n'), 0o644)
 }
 
 // LoadKey reads an SSH private key. passphrase is asked only where the key has
