@@ -589,11 +589,8 @@ the conversations named.`, false)
 func requestText(r *control.RequestState, d *request.Details, byID map[codec.ID]string) string {
 	var who []string
 	for _, c := range r.Custodians {
-		name, ok := byID[c]
-		if !ok {
-			name = c.String()
-		}
-		who = append(who, name)
+		// The name is the server's word; what is signed is the id.
+		who = append(who, strings.TrimSpace(byID[c]+" "+c.String()))
 	}
 	if len(who) > 12 {
 		who = append(who[:12], fmt.Sprintf("and %d more", len(who)-12))

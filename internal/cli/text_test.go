@@ -47,6 +47,9 @@ func TestRequestTextIsWhatIsSigned(t *testing.T) {
 	if n := strings.Count(text, "\n  at most "); n != 1 {
 		t.Errorf("%d lines say how many records:\n%s", n, text)
 	}
+	if !strings.Contains(text, custodian.String()) {
+		t.Error("the custodian's id, which is what is signed, isn't shown")
+	}
 	if strings.ContainsAny(text, "\x1b\r\u202e") {
 		t.Errorf("%q", text)
 	}
