@@ -266,10 +266,11 @@ type Message struct {
 	Target       string
 	Mentions     []string
 	Flags        []string
-	Own          bool // sent by this device
-	Archived     bool // a witnessed checkpoint covers it
-	Indexed      bool // its tags were verified: a search finds it
-	Report       bool // a report of a mismatch; Target is the H(core) of the message it accuses
+	Own          bool   // sent by this device
+	Archived     bool   // a witnessed checkpoint covers it
+	Indexed      bool   // its tags were verified: a search finds it
+	Report       bool   // a report of a mismatch; Target is the H(core) of the message it accuses
+	Evidence     []byte // of a report, for report.Verify
 }
 
 // Messages returns the messages of a conversation from a position on, in order.
@@ -351,7 +352,7 @@ func (m *Message) accuse(raw []byte) error {
 	if err != nil {
 		return err
 	}
-	m.Report, m.Target = true, r.Target.String()
+	m.Report, m.Target, m.Evidence = true, r.Target.String(), raw
 	return nil
 }
 

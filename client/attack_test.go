@@ -77,6 +77,51 @@ func TestLyingSender(t *testing.T) {
 	}
 }
 
+// An index envelope under a wrong tag is one that no guard answers for: what is
+// indexed under its key would be found by no search. Recipients notice when the
+// key comes, and don't index under it.
+func TestFalseIndex(t *testing.T) {
+	p := newParty(t)
+	a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
+	id := a.create("", b, c)
+	a.TestOnlyTag(func(kind envelope.Kind, tag *[envelope.TagSize]byte) {
+		if kind == envelope.KindIndex {
+			tag[0] ^= 1
+		}
+	})
+	a.say(id, "find me")
+	b.sync()
+	b.restart()
+	sum := b.sync() // the report has gone out
+	b.want(id, "find me")
+	if n := b.Counters(); n.Index != 1 || n.Faulty > 0 {
+		t.Errorf("got %+v, %+v", n, sum)
+	}
+	c.sync()
+	var proof []byte
+	for m, err := range c.Messages(id, 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Report {
+			proof = m.Evidence
+		}
+	}
+	p.cfg.Replica.Read(func(s *control.State) {
+		v, err := report.Verify(s, func(n int64) (codec.Hash, bool) { return p.org.Control.Root(n), true }, proof)
+		if err != nil || v.Fault != report.FaultTag || v.Member != a.member {
+			t.Errorf("got %+v, %v", v, err)
+		}
+	})
+	b.say(id, "indexed under Bob's own key")
+	c.sync()
+	for m, err := range c.Messages(id, 0) {
+		if err != nil || !m.Report && m.Indexed != (m.Member == b.member) {
+			t.Errorf("got %+v, %v", m, err)
+		}
+	}
+}
+
 // TestReplayedCiphertext: the server shows a message twice, at two places.
 func TestReplayedCiphertext(t *testing.T) {
 	p := newParty(t)

@@ -17,6 +17,7 @@ import (
 	"chancery/client/state"
 	"chancery/codec"
 	"chancery/control"
+	"chancery/envelope"
 	"chancery/internal/replica"
 	"chancery/internal/wire"
 	"chancery/ledger"
@@ -135,8 +136,9 @@ const (
 	bucketConversation = "conversation"
 	bucketMessage      = "message"
 	bucketOutbox       = "outbox"
-	bucketFollowed     = "followed" // conversations whose leaves all come
-	bucketWaiting      = "waiting"  // leaves that no witnessed checkpoint covers yet
+	bucketFollowed     = "followed"  // conversations whose leaves all come
+	bucketAnnounced    = "announced" // index envelopes whose seeds haven't come
+	bucketWaiting      = "waiting"   // leaves that no witnessed checkpoint covers yet
 	bucketMLS          = "mls"
 )
 
@@ -201,7 +203,8 @@ type Device struct {
 	closed        bool
 
 	testOnlyArchive func(record []byte) []byte // what a lying sender archives instead
-	testOnlyStep    func(step string) error    // fails or stops the device between two steps
+	testOnlyTag     func(kind envelope.Kind, tag *[envelope.TagSize]byte)
+	testOnlyStep    func(step string) error // fails or stops the device between two steps
 }
 
 // Enrolment is what a new device is made of.
@@ -336,8 +339,10 @@ func (d *Device) get(bucket, key string) ([]byte, bool, error) {
 }
 
 // read reads a bucket's one value, if there is one.
-func (d *Device) read(bucket string, v any) error {
-	b, ok, err := d.get(bucket, "")
+func (d *Device) read(bucket string, v any) error { return d.readOf(bucket, "", v) }
+
+func (d *Device) readOf(bucket, key string, v any) error {
+	b, ok, err := d.get(bucket, key)
 	if err != nil || !ok {
 		return err
 	}

@@ -1,10 +1,17 @@
 package client
 
-import "chancery/codec"
+import (
+	"chancery/codec"
+	"chancery/envelope"
+)
 
 // Hooks of tests.
 
 func (d *Device) TestOnlyArchive(f func(record []byte) []byte) { d.testOnlyArchive = f }
+
+func (d *Device) TestOnlyTag(f func(kind envelope.Kind, tag *[envelope.TagSize]byte)) {
+	d.testOnlyTag = f
+}
 
 func (d *Device) TestOnlyStep(f func(step string) error) { d.testOnlyStep = f }
 

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"slices"
@@ -349,6 +350,10 @@ func (d *Device) message(ctx context.Context, it *wire.Delivery, sum *Summary) e
 		if err := d.vouched(m, body); err != nil {
 			d.fault(sum, fmt.Sprintf("leaf %d: %v", r.Index, err))
 			c.except(body.Position)
+			return nil
+		}
+		if kind == envelope.KindIndex && m.Header.Device != d.self.Device {
+			return d.announce(c.ID, &announced{Core: m.CoreHash(), Manifest: m.Bytes(), Receipt: it.Receipt})
 		}
 		return nil
 	case len(it.Body) == 0 && c.before(m.Transport.Epoch):
@@ -657,12 +662,68 @@ func (d *Device) openIndex(c *conversation, m *manifest.Manifest, p *payload) (*
 	if err != nil {
 		return nil, err
 	}
-	secrets.Erase()
+	defer secrets.Erase()
 	core := envelope.Core{Header: p.IndexHeader, Envelope: env.Hash()}
 	if core.Hash() != m.Transport.Index {
 		return nil, errors.New("the index envelope is another")
 	}
+	if err := d.checkAnnounced(c.ID, core.Hash(), secrets, &seed); err != nil {
+		return nil, err
+	}
 	return &indexKey{Core: core.Hash(), Header: p.IndexHeader, Seed: seed, Day: h.Day, Epoch: m.Transport.Epoch}, nil
+}
+
+// announced is an index envelope's manifest, which comes before the message that
+// brings its seed.
+type announced struct {
+	_        struct{} `cbor:",toarray"`
+	Core     codec.Hash
+	Manifest []byte
+	Receipt  []byte
+}
+
+// maxAnnounced is how many a conversation remembers: a member that draws index
+// keys without end fills no disk.
+const maxAnnounced = 16
+
+func (d *Device) announce(conversation codec.ID, a *announced) error {
+	var known []announced
+	if err := d.readOf(bucketAnnounced, string(conversation[:]), &known); err != nil {
+		return err
+	}
+	known = append(known, *a)
+	known = known[max(0, len(known)-maxAnnounced):]
+	d.put(bucketAnnounced, string(conversation[:]), codec.Encode(known))
+	return nil
+}
+
+// checkAnnounced checks proof and tag of an index envelope whose seed has come:
+// under a wrong one no guard would ever answer, and what is indexed under the
+// key be found by no search. That convicts who drew it, and is reported once.
+func (d *Device) checkAnnounced(conversation codec.ID, core codec.Hash, secrets *envelope.Secrets, seed *envelope.Seed) error {
+	var known []announced
+	if err := d.readOf(bucketAnnounced, string(conversation[:]), &known); err != nil {
+		return err
+	}
+	i := slices.IndexFunc(known, func(a announced) bool { return a.Core == core })
+	if i < 0 {
+		return nil // one of an earlier version's queue, or pushed out by many others
+	}
+	m, err := manifest.Parse(known[i].Manifest)
+	if err != nil {
+		return err
+	}
+	receipt := known[i].Receipt
+	d.put(bucketAnnounced, string(conversation[:]), codec.Encode(slices.Delete(known, i, i+1)))
+	tag := secrets.Tag(core)
+	if secrets.CheckProof(core, &m.Proof) == nil && subtle.ConstantTimeCompare(tag[:], m.Tag[:]) == 1 {
+		return nil
+	}
+	d.enqueue(&entry{
+		Conversation: conversation, Kind: envelope.KindReport, ID: codec.NewID().String(),
+		Record: report.New(m, receipt, *seed, nil).Encode(),
+	})
+	return fmt.Errorf("device %s archived the index envelope so that nobody can open it", m.Header.Device.Short())
 }
 
 // apply takes what a record changes in the conversation itself.

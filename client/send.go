@@ -377,6 +377,9 @@ func (d *Device) envelope(c *conversation, header *envelope.Header, kind envelop
 		return nil, err
 	}
 	out.Core, out.Envelope, out.Tag = core.Encode(), env.Encode(), secrets.Tag(hash)
+	if d.testOnlyTag != nil {
+		d.testOnlyTag(kind, &out.Tag)
+	}
 	c.Seq, c.Prev, c.changed = c.Seq+1, hash, true
 	return out, nil
 }
