@@ -154,9 +154,17 @@ func (p part) run(ctx context.Context) result {
 	r := result{part: p, took: time.Since(start), err: err, output: out}
 	scanner := bufio.NewScanner(bytes.NewReader(out))
 	scanner.Buffer(nil, 1<<20)
+	times := map[string]int{}
 	for scanner.Scan() {
 		if m := p.keep.FindStringSubmatch(scanner.Text()); m != nil {
-			r.kept = append(r.kept, m[1])
+			if times[m[1]]++; times[m[1]] == 1 {
+				r.kept = append(r.kept, m[1])
+			}
+		}
+	}
+	for i, line := range r.kept {
+		if n := times[line]; n > 1 {
+			r.kept[i] = fmt.Sprintf("%s (%d times)", line, n)
 		}
 	}
 	if strings.Contains(p.name, " Fuzz") && len(r.kept) > 0 {
