@@ -52,7 +52,14 @@ func archiveTamperings() []tampering {
 		{"server store: manifest", "removed", "the server, when it reads it", "the archive is damaged", empty("object")},
 		{"server store: manifest", "swapped with another message's", who, "is for something else", swap("object")},
 		{"server store: manifest", "another message's in its place too", who, "is for something else", double("object")},
-		{"server store: tags", "byte flipped", who, "its tags are not the ones that its manifest names", flip("tags")},
+		{
+			"server store: tags", "byte flipped", who, "its tags are not the ones that its manifest names",
+			opens(func(a *attack, i, _ int64) []statement {
+				tags := a.blob(`SELECT tags FROM leaves WHERE idx = ?`, i)
+				tags[len(tags)-1] ^= 1 // the low byte of the greatest: they stay sorted
+				return []statement{sq(`UPDATE leaves SET tags = ? WHERE idx = ?`, tags, i)}
+			}),
+		},
 		{"server store: tags", "removed", who, "the server withheld or changed what it archived", empty("tags")},
 		{"server store: tags", "swapped with another message's", who, "its tags are not the ones that its manifest names", swap("tags")},
 		{"server store: receipt", "byte flipped", "the server, when it reads it", "the archive is damaged", flip("receipt")},
