@@ -61,8 +61,8 @@ func (p *UpdatePath) Decode(r *syntax.Reader) {
 
 // Values of ProposalOrRefType in RFC 9420 §12.4.
 const (
-	byValue     = 1
-	byReference = 2
+	proposalByValue     = 1
+	proposalByReference = 2
 )
 
 // ProposalOrRef is a proposal of the committer's own or, where Proposal is nil,
@@ -74,19 +74,19 @@ type ProposalOrRef struct {
 
 func (p *ProposalOrRef) Encode(b *syntax.Builder) {
 	if p.Proposal != nil {
-		b.Uint8(byValue)
+		b.Uint8(proposalByValue)
 		EncodeProposal(b, p.Proposal)
 		return
 	}
-	b.Uint8(byReference)
+	b.Uint8(proposalByReference)
 	b.Opaque(p.Ref)
 }
 
 func (p *ProposalOrRef) Decode(r *syntax.Reader) {
 	switch t := r.Uint8(); t {
-	case byValue:
+	case proposalByValue:
 		p.Proposal = DecodeProposal(r)
-	case byReference:
+	case proposalByReference:
 		p.Ref = r.Opaque()
 	default:
 		r.Failf("type %d of a proposal or reference", t)

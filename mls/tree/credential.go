@@ -1,6 +1,13 @@
 package tree
 
-import "chancery/mls/syntax"
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/x509"
+
+	"chancery/mls/syntax"
+)
 
 // CredentialType is a value of RFC 9420 §17.5.
 type CredentialType uint16
@@ -45,6 +52,34 @@ func (c *Credential) Decode(r *syntax.Reader) {
 	default:
 		r.Failf("credential type %d", c.Type)
 	}
+}
+
+// certifies verifies that an X.509 credential's first certificate is of the
+// signature key (RFC 9420 §5.3). It says nothing about who issued it.
+func (c *Credential) certifies(signatureKey []byte) error {
+	if c.Type != CredentialX509 {
+		return nil
+	}
+	if len(c.Certificates) == 0 {
+		return broken("5.3", "an X.509 credential without a certificate")
+	}
+	cert, err := x509.ParseCertificate(c.Certificates[0])
+	if err != nil {
+		return &Violation{"5.3", "a member's certificate", err}
+	}
+	var key []byte
+	switch k := cert.PublicKey.(type) {
+	case ed25519.PublicKey:
+		key = k
+	case *ecdsa.PublicKey:
+		if key, err = k.Bytes(); err != nil {
+			return &Violation{"5.3", "a member's certificate", err}
+		}
+	}
+	if !bytes.Equal(key, signatureKey) {
+		return broken("5.3", "a member's certificate is of another key")
+	}
+	return nil
 }
 
 // encodeEach writes values as a vector.

@@ -126,9 +126,9 @@ func (s *ExternalSender) Decode(r *syntax.Reader) {
 	s.Credential.Decode(r)
 }
 
-// Equal reports whether both have the same key and credential.
-func (s *ExternalSender) Equal(o *ExternalSender) bool {
-	return bytes.Equal(syntax.Marshal(s), syntax.Marshal(o))
+// equals reports whether both have the same key and credential.
+func (s *ExternalSender) equals(o ExternalSender) bool {
+	return bytes.Equal(syntax.Marshal(s), syntax.Marshal(&o))
 }
 
 // ExternalSenders is the extension of a GroupContext that lists them. A Sender

@@ -109,6 +109,14 @@ func (t *Tree) EncryptionKey(n NodeIndex) []byte {
 	return nil
 }
 
+// blank reports whether a node of the tree is blank.
+func (t *Tree) blank(n NodeIndex) bool {
+	if n.IsLeaf() {
+		return t.leaves[n.Leaf()] == nil
+	}
+	return t.parents[n/2] == nil
+}
+
 // Members returns the leaves that aren't blank, from left to right.
 func (t *Tree) Members() iter.Seq2[LeafIndex, *LeafNode] {
 	return func(yield func(LeafIndex, *LeafNode) bool) {
@@ -355,7 +363,7 @@ const (
 // nodes at its end (RFC 9420 §12.4.3.3).
 func (t *Tree) Marshal() []byte {
 	last := t.Size().Nodes() // one beyond the last node to be written
-	for last > 0 && t.EncryptionKey(NodeIndex(last-1)) == nil {
+	for last > 0 && t.blank(NodeIndex(last-1)) {
 		last--
 	}
 	var b syntax.Builder

@@ -86,6 +86,30 @@ func (t *Tree) heldParentHash(n NodeIndex) []byte {
 	return nil
 }
 
+// checkKeys verifies that all encryption keys of a tree differ, and all
+// signature keys (RFC 9420 §7.3, §12.4.3.1, §16.7).
+func (t *Tree) checkKeys() error {
+	encryption := make(map[string]bool, len(t.hashes))
+	signature := make(map[string]bool, len(t.leaves))
+	for n := range NodeIndex(t.Size().Nodes()) {
+		key := t.EncryptionKey(n)
+		if key == nil {
+			continue
+		}
+		if encryption[string(key)] {
+			return broken("7.3", "node %d has the encryption key of another", n)
+		}
+		encryption[string(key)] = true
+	}
+	for l, leaf := range t.Members() {
+		if signature[string(leaf.SignatureKey)] {
+			return broken("7.3", "leaf %d has the signature key of another", l)
+		}
+		signature[string(leaf.SignatureKey)] = true
+	}
+	return nil
+}
+
 // Violation says which rule a message or tree breaks. Whoever sent it is at
 // fault, or somebody on the way.
 type Violation struct {
