@@ -9,6 +9,7 @@ import (
 	"errors"
 	"math"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
@@ -216,7 +217,8 @@ func TestLeaves(t *testing.T) {
 		if ref, err := g.Propose(g.message(2, g.update(2, c.change))); err != nil {
 			violation(t, c.what+", Update", c.section, err)
 		} else {
-			g.refused(c.what+", Update", "7.3", g.finish(draft{from: Member(3), proposals: byReference(ProposalOrRef{Ref: ref})}))
+			section, _, _ := strings.Cut(c.section, " ")
+			g.refused(c.what+", Update", section, g.finish(draft{from: Member(3), proposals: byReference(ProposalOrRef{Ref: ref})}))
 		}
 	}
 	g.rules.refuse = ""

@@ -362,7 +362,7 @@ func (g *Group) Stage(ac *AuthenticatedContent) (*Staged, error) {
 		return nil, err
 	}
 	if commit.Path != nil {
-		if err := plan.merge(commit.Path); err != nil {
+		if err := plan.Merge(commit.Path); err != nil {
 			return nil, err
 		}
 	}

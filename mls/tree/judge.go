@@ -47,6 +47,9 @@ func (j judge) keyPackage(p *KeyPackage) error {
 	if err := j.suite.VerifyWithLabel(p.Leaf.SignatureKey, LabelKeyPackage, p.SignedContent(), p.Signature); err != nil {
 		return &Violation{"10.1", "a key package's signature", err}
 	}
+	if err := p.Leaf.Capabilities.runs(j.suite); err != nil {
+		return err
+	}
 	return j.leaf(EventAdd, nil, &p.Leaf, nil, 0)
 }
 
@@ -68,7 +71,7 @@ func (j judge) leaf(e Event, old, leaf *LeafNode, groupID []byte, i LeafIndex) e
 	if err := j.suite.VerifyWithLabel(leaf.SignatureKey, LabelLeafNode, leaf.SignedContent(groupID, i), leaf.Signature); err != nil {
 		return &Violation{"7.3", "a leaf's signature", err}
 	}
-	if err := j.capabilities(leaf); err != nil {
+	if err := capabilities(leaf); err != nil {
 		return err
 	}
 	if err := leaf.Credential.certifies(leaf.SignatureKey); err != nil {
@@ -86,13 +89,10 @@ func (j judge) leaf(e Event, old, leaf *LeafNode, groupID []byte, i LeafIndex) e
 }
 
 // capabilities verifies that a leaf supports what it itself uses.
-func (j judge) capabilities(leaf *LeafNode) error {
+func capabilities(leaf *LeafNode) error {
 	c := &leaf.Capabilities
 	if max(len(c.Versions), len(c.CipherSuites), len(c.Extensions), len(c.Proposals), len(c.Credentials), len(leaf.Extensions)) > maxCodes {
 		return broken("7.2", "more than %d capabilities of a kind", maxCodes)
-	}
-	if !slices.Contains(c.Versions, MLS10) || !slices.Contains(c.CipherSuites, j.suite.ID()) {
-		return broken("11.1", "a leaf that doesn't support the group's version or cipher suite")
 	}
 	if !slices.Contains(c.Credentials, leaf.Credential.Type) {
 		return broken("7.2", "a leaf that doesn't support its own credential")
@@ -109,8 +109,17 @@ func (c *Capabilities) extension(t ExtensionType) bool {
 	return t.everywhere() || slices.Contains(c.Extensions, t)
 }
 
-// lacks verifies that all that is required is supported.
-func (c *Capabilities) lacks(required *RequiredCapabilities, l LeafIndex) error {
+// runs verifies that the group's version and suite are supported (RFC 9420
+// §11.1).
+func (c *Capabilities) runs(s *cipher.Suite) error {
+	if !slices.Contains(c.Versions, MLS10) || !slices.Contains(c.CipherSuites, s.ID()) {
+		return broken("11.1", "a leaf that doesn't support the group's version or cipher suite")
+	}
+	return nil
+}
+
+// supports verifies that all that is required is supported.
+func (c *Capabilities) supports(required *RequiredCapabilities, l LeafIndex) error {
 	for _, t := range required.Extensions {
 		if !c.extension(t) {
 			return broken("13.4", "leaf %d doesn't support extension %d of the group", l, t)
@@ -149,7 +158,10 @@ func (j judge) members(t *Tree, x Extensions) error {
 		}
 	}
 	for l, leaf := range t.Members() {
-		if err := leaf.Capabilities.lacks(&required, l); err != nil {
+		if err := leaf.Capabilities.runs(j.suite); err != nil {
+			return err
+		}
+		if err := leaf.Capabilities.supports(&required, l); err != nil {
 			return err
 		}
 	}

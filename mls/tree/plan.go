@@ -341,8 +341,9 @@ func (p *Plan) SetLeaf(leaf *LeafNode) error {
 	return nil
 }
 
-// merge applies a received path (RFC 9420 §7.5, §7.6).
-func (p *Plan) merge(path *UpdatePath) error {
+// Merge applies a received path to the tree (RFC 9420 §7.5, §7.6): SetKeys and
+// SetLeaf in one. It returns a *Violation.
+func (p *Plan) Merge(path *UpdatePath) error {
 	steps := p.Path()
 	if len(path.Nodes) != len(steps) {
 		return broken("7.6", "a path of %d nodes and not %d", len(path.Nodes), len(steps))

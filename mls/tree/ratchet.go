@@ -65,6 +65,30 @@ func NewTree(s *cipher.Suite, leaf *LeafNode) *Tree {
 	return t
 }
 
+// RestoreTree returns the tree of that size with those nodes, kept one by one;
+// all others are blank. It returns an error for a size that no tree has, or a
+// node out of place.
+func RestoreTree(s *cipher.Suite, size Size, leaves map[LeafIndex]*LeafNode, parents map[NodeIndex]*ParentNode) (*Tree, error) {
+	if size == 0 || size > MaxLeaves || size&(size-1) != 0 {
+		return nil, fmt.Errorf("couldn't restore a tree of %d leaves", size)
+	}
+	t := &Tree{suite: s}
+	t.resize(size)
+	for l, leaf := range leaves {
+		if uint64(l) >= uint64(size) {
+			return nil, fmt.Errorf("couldn't restore leaf %d of %d", l, size)
+		}
+		t.leaves[l] = leaf
+	}
+	for n, p := range parents {
+		if n.IsLeaf() || uint32(n) >= size.Nodes() {
+			return nil, fmt.Errorf("couldn't restore node %d of a tree of %d leaves", n, size)
+		}
+		t.parents[n/2] = p
+	}
+	return t, nil
+}
+
 // Clone returns a copy. Both share their nodes, which don't change.
 func (t *Tree) Clone() *Tree {
 	return &Tree{
@@ -416,10 +440,7 @@ func ParseTree(s *cipher.Suite, data []byte) (*Tree, error) {
 	if err := r.Finish(); err != nil {
 		return nil, err
 	}
-	t.resize(sizeFor(uint32(len(t.leaves))))
-	if len(t.parents) != len(t.leaves)-1 {
-		return nil, fmt.Errorf("couldn't place %d nodes", n)
-	}
+	t.resize(sizeFor(uint32(n)/2 + 1)) // the last node may be a parent
 	return t, nil
 }
 

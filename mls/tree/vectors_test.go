@@ -40,3 +40,5 @@ func (h *hexBytes) UnmarshalJSON(data []byte) error {
 	*h = b
 	return err
 }
+
+func (h hexBytes) MarshalJSON() ([]byte, error) { return json.Marshal(hex.EncodeToString(h)) }
