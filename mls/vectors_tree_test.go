@@ -1,0 +1,3 @@
+package mls
+
+var treeVectors []officialVector
