@@ -2,6 +2,7 @@ package tree
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"flag"
 	"maps"
@@ -16,6 +17,16 @@ import (
 var writeSeeds = flag.Bool("write-seeds", false, "write testdata/seeds.json anew")
 
 const seedFile = "testdata/seeds.json"
+
+// hexBytes is binary data in the seeds.
+type hexBytes []byte
+
+func (h hexBytes) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h), nil }
+
+func (h *hexBytes) UnmarshalText(text []byte) (err error) {
+	*h, err = hex.DecodeString(string(text))
+	return err
+}
 
 // seeds returns small examples of what each parser reads.
 func seeds(t testing.TB) map[string][]hexBytes {

@@ -5,40 +5,6 @@ import (
 	"testing"
 )
 
-func TestTreeMathVectors(t *testing.T) {
-	var vectors []struct {
-		Leaves  Size         `json:"n_leaves"`
-		Nodes   uint32       `json:"n_nodes"`
-		Root    NodeIndex    `json:"root"`
-		Left    []*NodeIndex `json:"left"`
-		Right   []*NodeIndex `json:"right"`
-		Parent  []*NodeIndex `json:"parent"`
-		Sibling []*NodeIndex `json:"sibling"`
-	}
-	readVectors(t, "tree-math.json", &vectors)
-	for _, v := range vectors {
-		if v.Leaves.Nodes() != v.Nodes || v.Leaves.Root() != v.Root {
-			t.Errorf("%d leaves: %d nodes under %d", v.Leaves, v.Leaves.Nodes(), v.Leaves.Root())
-		}
-		for i := range v.Nodes {
-			n := NodeIndex(i)
-			check := func(what string, want *NodeIndex, got NodeIndex, ok bool) {
-				if ok != (want != nil) || ok && got != *want {
-					t.Errorf("%d leaves: %s of %d: got %d, %v", v.Leaves, what, n, got, ok)
-				}
-			}
-			got, ok := n.Left()
-			check("left", v.Left[n], got, ok)
-			got, ok = n.Right()
-			check("right", v.Right[n], got, ok)
-			got, ok = v.Leaves.Parent(n)
-			check("parent", v.Parent[n], got, ok)
-			got, ok = v.Leaves.Sibling(n)
-			check("sibling", v.Sibling[n], got, ok)
-		}
-	}
-}
-
 // TestPaths compares paths and ancestors with what follows from Parent alone.
 func TestPaths(t *testing.T) {
 	const size = Size(64)

@@ -85,7 +85,7 @@ func (g *Group) Plan(from Sender, proposals []ProposalOrRef) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{group: g, from: from, epoch: epoch, extensions: g.context.Extensions, tree: g.tree.Clone()}
+	p := &Plan{group: g, from: from, epoch: epoch, extensions: g.context.Extensions}
 	switch from.Type {
 	case SenderMember:
 		p.Committer, _ = from.Leaf()
@@ -223,21 +223,21 @@ func (p *Plan) checkExternalList(proposals []ProposalOrRef, list []pending) erro
 
 // apply applies a list in the order of RFC 9420 §12.3.
 func (p *Plan) apply(list []pending) error {
+	updated := make(map[LeafIndex]*LeafNode)
 	var leaves []*LeafNode
-	var packages []*KeyPackage
 	for _, e := range list {
 		switch q := e.proposal.(type) {
 		case *GroupContextExtensions:
 			p.extensions = q.Extensions
 		case *Update:
 			l, _ := e.from.Leaf()
-			p.tree.update(l, &q.Leaf)
+			updated[l] = &q.Leaf
 			p.Updated = append(p.Updated, l)
 		case *Remove:
 			p.Removed = append(p.Removed, q.Removed)
 		case *Add:
 			leaves = append(leaves, &q.KeyPackage.Leaf)
-			packages = append(packages, &q.KeyPackage)
+			p.Added = append(p.Added, Added{KeyPackage: &q.KeyPackage})
 		case *PreSharedKey:
 			p.PSKs = append(p.PSKs, q.PSK)
 		case *ExternalInit:
@@ -246,13 +246,13 @@ func (p *Plan) apply(list []pending) error {
 			p.ReInit = q
 		}
 	}
-	p.tree.remove(p.Removed)
-	added, err := p.tree.add(leaves)
+	tree, added, err := p.group.tree.Apply(updated, p.Removed, leaves)
 	if err != nil {
 		return err
 	}
+	p.tree = tree
 	for i, l := range added {
-		p.Added = append(p.Added, Added{Leaf: l, KeyPackage: packages[i]})
+		p.Added[i].Leaf = l
 	}
 	if p.External {
 		p.Committer, err = p.tree.nextFree()

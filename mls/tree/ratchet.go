@@ -297,6 +297,31 @@ func (t *Tree) nextFree() (LeafIndex, error) {
 	return t.free, nil
 }
 
+// Apply returns the tree after Updates, Removes and Adds, in this order (RFC
+// 9420 §12.3), and where the new leaves are, ascending. Nothing is judged but
+// that updated and removed leaves aren't blank. It returns ErrFull where there
+// is no room.
+func (t *Tree) Apply(updated map[LeafIndex]*LeafNode, removed []LeafIndex, added []*LeafNode) (*Tree, []LeafIndex, error) {
+	after := t.Clone()
+	for l, leaf := range updated {
+		if t.Leaf(l) == nil {
+			return nil, nil, fmt.Errorf("couldn't update leaf %d, which is blank", l)
+		}
+		after.update(l, leaf)
+	}
+	for _, l := range removed {
+		if t.Leaf(l) == nil {
+			return nil, nil, fmt.Errorf("couldn't remove leaf %d, which is blank", l)
+		}
+	}
+	after.remove(removed)
+	places, err := after.add(added)
+	if err != nil {
+		return nil, nil, err
+	}
+	return after, places, nil
+}
+
 // add places new leaves in order and returns where (RFC 9420 §12.1.1). Each is
 // unmerged below the nodes above it.
 func (t *Tree) add(leaves []*LeafNode) ([]LeafIndex, error) {

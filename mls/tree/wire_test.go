@@ -1,7 +1,6 @@
 package tree
 
 import (
-	"bytes"
 	"encoding/hex"
 	"errors"
 	"slices"
@@ -78,68 +77,6 @@ func testSuite(t testing.TB, id cipher.ID) *cipher.Suite {
 		t.Fatal(err)
 	}
 	return s
-}
-
-func TestMessageVectors(t *testing.T) {
-	var vectors []map[string]hexBytes
-	readVectors(t, "messages.json", &vectors)
-	fields := map[string]string{
-		"mls_welcome": "message", "mls_group_info": "message", "mls_key_package": "message",
-		"public_message_application": "message", "public_message_proposal": "message",
-		"public_message_commit": "message", "private_message": "message",
-		"ratchet_tree": "ratchet tree", "commit": "commit",
-		"add_proposal": "add", "update_proposal": "update", "remove_proposal": "remove",
-		"pre_shared_key_proposal": "psk", "re_init_proposal": "reinit",
-		"external_init_proposal": "external init", "group_context_extensions_proposal": "group context extensions",
-		"group_secrets": "", // secret, so of package mls
-	}
-	parse := parsers(t)
-	for i, v := range vectors {
-		for name, data := range v {
-			kind, ok := fields[name]
-			if !ok {
-				t.Errorf("field %s isn't tested", name)
-			}
-			if kind == "" {
-				continue
-			}
-			if got, err := parse[kind](data); err != nil || !bytes.Equal(got, data) {
-				t.Errorf("%d, %s: %v; encodes as %x", i, name, err, got)
-			}
-		}
-	}
-}
-
-func TestTranscriptHashVectors(t *testing.T) {
-	var vectors []struct {
-		Suite           cipher.ID `json:"cipher_suite"`
-		ConfirmationKey hexBytes  `json:"confirmation_key"`
-		Content         hexBytes  `json:"authenticated_content"`
-		InterimBefore   hexBytes  `json:"interim_transcript_hash_before"`
-		ConfirmedAfter  hexBytes  `json:"confirmed_transcript_hash_after"`
-		InterimAfter    hexBytes  `json:"interim_transcript_hash_after"`
-	}
-	readVectors(t, "transcript-hashes.json", &vectors)
-	for _, v := range vectors {
-		s, err := cipher.ByID(v.Suite)
-		if err != nil {
-			continue
-		}
-		var ac AuthenticatedContent
-		if err := syntax.Unmarshal(v.Content, &ac); err != nil {
-			t.Fatal(err)
-		}
-		confirmed := ConfirmedTranscriptHash(s, v.InterimBefore, ac.WireFormat, &ac.Content, ac.Auth.Signature)
-		if !bytes.Equal(confirmed, v.ConfirmedAfter) {
-			t.Errorf("suite %d: confirmed transcript hash %x", v.Suite, confirmed)
-		}
-		if interim := InterimTranscriptHash(s, confirmed, ac.Auth.ConfirmationTag); !bytes.Equal(interim, v.InterimAfter) {
-			t.Errorf("suite %d: interim transcript hash %x", v.Suite, interim)
-		}
-		if !s.VerifyMAC(v.ConfirmationKey, confirmed, ac.Auth.ConfirmationTag) {
-			t.Errorf("suite %d: the confirmation tag is of something else", v.Suite)
-		}
-	}
 }
 
 // TestOneEncoding: what the forms leave no room for is refused.
