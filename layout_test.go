@@ -25,8 +25,10 @@ type goPackage struct {
 // layers lists the tree from the ground up: a package imports its own layer and
 // those above it in this list, never one below.
 var layers = [][]string{
-	{"codec", "quorum"},
-	{"sshsig", "envelope", "blindindex", "ledger", "manifest", "control", "request", "pack", "report", "internal/wire"},
+	{"codec", "quorum", "mls/syntax"},
+	{"mls/cipher"},
+	{"mls/tree"},
+	{"mls", "sshsig", "envelope", "blindindex", "ledger", "manifest", "control", "request", "pack", "report", "internal/wire"},
 	{
 		"client", "client/remote", "verify", "internal/httpsig", "internal/tlogtiles", "internal/replica",
 		"internal/dirlock", "internal/custody", "internal/home", "client/state",
@@ -47,7 +49,7 @@ var forbidden = []struct {
 }{
 	{
 		from:   []string{"internal/api", "internal/delivery", "internal/directory", "internal/store", "internal/store/sqlite"},
-		reach:  []string{"chancery/client", "chancery/internal/opener", "chancery/internal/stopgap", "github.com/thomas-vilte/mls-go"},
+		reach:  []string{"chancery/client", "chancery/internal/opener", "chancery/internal/stopgap", "chancery/mls", "github.com/thomas-vilte/mls-go"},
 		reason: "no path in the server can open a message",
 	},
 	{
@@ -66,7 +68,7 @@ var forbidden = []struct {
 		reason: "the auditor works offline and trusts nobody",
 	},
 	{
-		from:   []string{"codec", "quorum", "sshsig", "envelope", "blindindex", "ledger", "manifest", "control", "request", "pack", "report", "internal/wire"},
+		from:   []string{"codec", "quorum", "sshsig", "envelope", "blindindex", "ledger", "manifest", "control", "request", "pack", "report", "internal/wire", "mls", "mls/tree", "mls/cipher", "mls/syntax"},
 		direct: []string{"net", "net/http", "database/sql", "log", "os"},
 		reason: "protocols are pure: no network, disk or log",
 	},
