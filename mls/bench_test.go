@@ -25,7 +25,7 @@ func crowd(b *testing.B, n int) (creator *member, others []*member, packages []*
 	return creator, others, packages, add
 }
 
-// fullCrowd returns the first two members of a group of n, in which every fourth
+// fullCrowd returns the first two members of a group of n, in which some
 // member has committed a path.
 func fullCrowd(b *testing.B, n int) (*member, *member, *Committed) {
 	b.Helper()
@@ -33,7 +33,7 @@ func fullCrowd(b *testing.B, n int) (*member, *member, *Committed) {
 	c := creator.commits(add)
 	for i, m := range others {
 		m.Group = must(Join(m.config, packages[i], c.Welcome, nil, nil))(b)
-		if i >= 1 && i >= n/16 {
+		if i >= 1 && i >= n/64 {
 			break
 		}
 	}
@@ -42,7 +42,7 @@ func fullCrowd(b *testing.B, n int) (*member, *member, *Committed) {
 			break
 		}
 		rest := []*member{creator}
-		for _, x := range others[:min(len(others), n/16+1)] {
+		for _, x := range others[:min(len(others), n/64+1)] {
 			if x.Group != nil {
 				rest = append(rest, x)
 			}

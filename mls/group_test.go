@@ -375,6 +375,11 @@ func TestWaitingProposals(t *testing.T) {
 	next := newMember(t, m[0].suite, "next")
 	everyone(must(m[3].Propose(&tree.Add{KeyPackage: next.keyPackage().Public}, false, nil))(t), m[3])
 	everyone(must(m[1].Propose(&tree.Add{KeyPackage: next.keyPackage().Public}, false, nil))(t), m[1])
+	alone := CommitOptions{Proposals: []tree.Proposal{&tree.ReInit{GroupID: []byte("y"), Version: tree.MLS10, CipherSuite: 1}}}
+	must(m[0].Commit(alone))(t)
+	if err := m[0].Discard(); err != nil {
+		t.Fatal(err)
+	}
 	m[0].commits(CommitOptions{}, m...)
 	if !m[2].Removed() || m[0].Public().Tree().Count() != 4 {
 		t.Fatalf("%d members", m[0].Public().Tree().Count())
