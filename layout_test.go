@@ -30,7 +30,7 @@ var layers = [][]string{
 	{"mls/tree"},
 	{"mls", "sshsig", "envelope", "blindindex", "ledger", "manifest", "control", "request", "pack", "report", "internal/wire"},
 	{
-		"client", "client/remote", "verify", "internal/httpsig", "internal/tlogtiles", "internal/replica",
+		"client", "client/remote", "client/group", "verify", "internal/httpsig", "internal/tlogtiles", "internal/replica",
 		"internal/dirlock", "internal/custody", "internal/home", "client/state",
 		"internal/ceremony", "internal/matters", "internal/opening", "internal/store", "internal/delivery", "internal/directory", "internal/keyholder",
 		"internal/opener", "internal/witness",
@@ -49,7 +49,7 @@ var forbidden = []struct {
 }{
 	{
 		from:   []string{"internal/api", "internal/delivery", "internal/directory", "internal/store", "internal/store/sqlite"},
-		reach:  []string{"chancery/client", "chancery/internal/opener", "chancery/internal/stopgap", "chancery/mls", "github.com/thomas-vilte/mls-go"},
+		reach:  []string{"chancery/client", "chancery/internal/opener", "chancery/client/group", "chancery/internal/stopgap", "chancery/mls", "github.com/thomas-vilte/mls-go"},
 		reason: "no path in the server can open a message",
 	},
 	{
