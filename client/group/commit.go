@@ -63,9 +63,7 @@ func (s *Groups) Remove(conversation codec.ID, devices []codec.Hash) (*client.St
 
 // stage commits proposals.
 func (s *Groups) stage(id codec.ID, e *entry, proposals []tree.Proposal, check client.Credentials) (*client.Step, error) {
-	if err := e.Discard(); err != nil && !errors.Is(err, mls.ErrNoPending) {
-		return nil, err
-	}
+	s.discard(id, e)
 	end := s.rules.judge(check, s.now())
 	c, err := e.Commit(mls.CommitOptions{Proposals: proposals, Alone: true, Path: true})
 	end()
@@ -92,7 +90,10 @@ func (s *Groups) Merge(conversation codec.ID) error {
 	if err != nil {
 		return err
 	}
-	if _, err := e.Confirm(); err != nil {
+	switch _, err = e.Confirm(); {
+	case errors.Is(err, mls.ErrNoPending):
+		return s.mergeEarlier(conversation, e)
+	case err != nil:
 		return fmt.Errorf("couldn't enter the staged commit's epoch: %w", failure(err))
 	}
 	return nil
@@ -103,8 +104,13 @@ func (s *Groups) Discard(conversation codec.ID) {
 	// What isn't there is discarded, and a group that can't be read shows with
 	// its next use.
 	if e, err := s.entry(conversation); err == nil {
-		_ = e.Discard()
+		s.discard(conversation, e)
 	}
+}
+
+func (s *Groups) discard(id codec.ID, e *entry) {
+	_ = e.Discard() // ErrNoPending
+	s.dropEarlier(id, e)
 }
 
 // Process implements client.Groups.
@@ -125,6 +131,7 @@ func (s *Groups) Process(conversation codec.ID, commit []byte, check client.Cred
 	if e.Removed() {
 		return nil, errors.Join(client.ErrRemoved, s.Forget(conversation))
 	}
+	s.dropEarlier(conversation, e) // whatever was staged has lost
 	return e.at(conversation)
 }
 

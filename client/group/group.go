@@ -66,6 +66,7 @@ type place struct {
 type entry struct {
 	*mls.Group
 	rosters map[uint64]manifest.Roster // by epoch, made when first asked for
+	staged  bool                       // an earlier version staged a commit
 }
 
 // New returns a client.NewGroups whose KeyPackages live from now's time on.
@@ -137,7 +138,11 @@ func (s *Groups) entry(id codec.ID) (*entry, error) {
 		return nil, err
 	}
 	if len(values) == 0 {
-		return nil, client.ErrNoGroup
+		return s.earlierEntry(id)
+	}
+	staged, err := s.get(stagedName(id))
+	if err != nil {
+		return nil, err
 	}
 	records := make([]mls.Record, 0, len(values))
 	for name, v := range values {
@@ -150,7 +155,9 @@ func (s *Groups) entry(id codec.ID) (*entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read the group: %w", err)
 	}
-	return s.enter(id, g), nil
+	e := s.enter(id, g)
+	e.staged = staged != nil
+	return e, nil
 }
 
 func (s *Groups) enter(id codec.ID, g *mls.Group) *entry {
@@ -308,9 +315,13 @@ func (s *Groups) Forget(conversation codec.ID) error {
 	if err != nil {
 		return err
 	}
-	_, known := s.groups[conversation]
-	if !known && len(values) == 0 {
-		return client.ErrNoGroup
+	e, err := s.entry(conversation)
+	if err != nil && len(values) == 0 {
+		return err
+	}
+	// One that can't be read is erased all the same.
+	if e != nil {
+		s.dropEarlier(conversation, e)
 	}
 	delete(s.groups, conversation)
 	for name := range values {

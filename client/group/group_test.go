@@ -21,6 +21,7 @@ type world struct {
 	t       testing.TB
 	keys    map[codec.Hash]codec.PublicKey
 	revoked map[codec.Hash]bool
+	now     func() time.Time
 }
 
 // device is a device's groups over a map for a disk.
@@ -53,7 +54,7 @@ func (d disk) Group(id codec.ID) (map[string][]byte, error) {
 }
 
 func newWorld(t testing.TB) *world {
-	return &world{t: t, keys: map[codec.Hash]codec.PublicKey{}, revoked: map[codec.Hash]bool{}}
+	return &world{t: t, keys: map[codec.Hash]codec.PublicKey{}, revoked: map[codec.Hash]bool{}, now: time.Now}
 }
 
 func (w *world) check(d codec.Hash, key codec.PublicKey, fresh bool) error {
@@ -71,7 +72,7 @@ func (w *world) device(name string) *device {
 }
 
 func (d *device) open() {
-	g, err := group.New(time.Now)(d.hash, d.key.Seed(), d.disk)
+	g, err := group.New(d.w.now)(d.hash, d.key.Seed(), d.disk)
 	if err != nil {
 		d.w.t.Fatal(err)
 	}
