@@ -110,13 +110,14 @@ func (g *Group) commit(o *CommitOptions, former *Group) (*Committed, error) {
 	n.keys = path.keys
 	a.Auth.ConfirmationTag = n.secrets.confirmationTag(g.suite, staged.Context.ConfirmedTranscriptHash)
 	out := new(Committed)
-	if out.Message, err = g.now.protect(a, g.config.PadTo, g.config.Random); err != nil {
-		return nil, err
-	}
 	if len(staged.Added) > 0 {
 		if out.Welcome, err = welcome(g.suite, n, a.Auth.ConfirmationTag, path, after.Signer, o.OmitTree); err != nil {
 			return nil, err
 		}
+	}
+	// Last, because this spends a key of an encrypted commit.
+	if out.Message, err = g.now.protect(a, g.config.PadTo, g.config.Random); err != nil {
+		return nil, err
 	}
 	g.pending = &pending{digest: g.suite.Hash(out.Message), content: a, next: n}
 	g.note(recordKey{kind: recordPending})
@@ -349,14 +350,18 @@ func (g *Group) send(w tree.WireFormat, content *tree.FramedContent, key *cipher
 	if err != nil {
 		return nil, err
 	}
-	message, err := g.now.protect(a, g.config.PadTo, g.config.Random)
-	if err != nil {
+	if content.ContentType != tree.ContentProposal {
+		return g.now.protect(a, g.config.PadTo, g.config.Random)
+	}
+	// Judged by the rules before a key is spent.
+	before := len(g.proposals)
+	if _, err := g.keepProposal(a, key); err != nil {
 		return nil, err
 	}
-	if content.ContentType == tree.ContentProposal {
-		if _, err := g.keepProposal(a, key); err != nil {
-			return nil, err
-		}
+	message, err := g.now.protect(a, g.config.PadTo, g.config.Random)
+	if err != nil {
+		g.proposals = g.proposals[:before]
+		return nil, err
 	}
 	return message, nil
 }
