@@ -371,6 +371,21 @@ func (p *Plan) Context() GroupContext {
 	return c
 }
 
+// Check verifies the members of the new tree as far as it has come: that they
+// share no keys and support what the group requires (RFC 9420 §7.3, §12.2).
+// Proposals that are sound one by one can fail together here; a committer that
+// is free in its choice tries before it makes a path. Finish checks again. It
+// returns a *Violation.
+func (p *Plan) Check() error {
+	if err := p.group.members(p.tree, p.extensions); err != nil {
+		return err
+	}
+	if len(p.Added) > 0 || p.External {
+		return p.group.clients(p.tree)
+	}
+	return nil
+}
+
 // Finish verifies what the commit leads to and returns it. The content is the
 // commit's, signed for that wire format. It returns a *Violation.
 func (p *Plan) Finish(w WireFormat, content *FramedContent, signature []byte) (*Staged, error) {
@@ -380,15 +395,10 @@ func (p *Plan) Finish(w WireFormat, content *FramedContent, signature []byte) (*
 	if p.before != nil && !p.complete {
 		return nil, broken("12.4", "a commit whose path has no leaf")
 	}
-	g := p.group
-	if err := g.members(p.tree, p.extensions); err != nil {
+	if err := p.Check(); err != nil {
 		return nil, err
 	}
-	if len(p.Added) > 0 || p.External {
-		if err := g.clients(p.tree); err != nil {
-			return nil, err
-		}
-	}
+	g := p.group
 	provisional := p.Context()
 	context := provisional
 	context.ConfirmedTranscriptHash = ConfirmedTranscriptHash(g.suite, g.interim, w, content, signature)
