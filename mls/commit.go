@@ -74,13 +74,7 @@ func (g *Group) commit(o *CommitOptions, former *Group) (*Committed, error) {
 	if o.Identity != nil {
 		after = o.Identity
 	}
-	list := make([]tree.ProposalOrRef, 0, len(o.Proposals))
-	if !o.Alone {
-		list = g.choose(o.Proposals)
-	}
-	for _, p := range o.Proposals {
-		list = append(list, tree.ProposalOrRef{Proposal: p})
-	}
+	list := g.proposalsFor(o)
 	plan, err := g.public.Plan(tree.Member(g.own), list)
 	if err != nil {
 		return nil, err
@@ -122,6 +116,18 @@ func (g *Group) commit(o *CommitOptions, former *Group) (*Committed, error) {
 	g.pending = &pending{digest: g.suite.Hash(out.Message), content: a, next: n}
 	g.note(recordKey{kind: recordPending})
 	return out, nil
+}
+
+// proposalsFor returns what the commit covers.
+func (g *Group) proposalsFor(o *CommitOptions) []tree.ProposalOrRef {
+	own := make([]tree.ProposalOrRef, 0, len(o.Proposals))
+	for _, p := range o.Proposals {
+		own = append(own, tree.ProposalOrRef{Proposal: p})
+	}
+	if o.Alone {
+		return own
+	}
+	return append(g.fitting(own, g.choose(o.Proposals)), own...)
 }
 
 // psksFor returns the PSKs of a commit of one's own.
@@ -281,10 +287,18 @@ func (g *Group) GroupInfo(omitTree bool) ([]byte, error) {
 	return tree.MarshalMessage(info), nil
 }
 
+// MaxMessage bounds an application message and its authenticated data, in bytes.
+// Larger things belong in attachments.
+const MaxMessage = 1 << 26
+
 // Encrypt returns an application message (RFC 9420 §15). It spends a key of the
 // member's: Changes must be stored before the message is sent. The
-// authenticated data is sent in the clear.
+// authenticated data is sent in the clear. It returns ErrTooLong beyond
+// MaxMessage, ErrRemoved or tree.ErrEnded.
 func (g *Group) Encrypt(data, authenticatedData []byte) ([]byte, error) {
+	if len(data) > MaxMessage || len(authenticatedData) > MaxMessage {
+		return nil, ErrTooLong
+	}
 	return g.send(tree.WirePrivateMessage, &tree.FramedContent{
 		AuthenticatedData: authenticatedData, ContentType: tree.ContentApplication, ApplicationData: data,
 	}, nil)

@@ -37,14 +37,16 @@ type Received struct {
 
 // Process reads a message of the group: an application message, a proposal,
 // which waits for a commit, or a commit, which begins the next epoch. After a
-// commit that removes this member, Removed is true and all secrets are gone.
+// commit that removes this member, Removed is true and all secrets are gone. Its
+// confirmation tag can't be checked by who isn't in the epoch that it begins.
 //
 // A pending commit of one's own is confirmed when it comes back, and discarded
 // when another's begins the epoch.
 //
 // It returns ErrRemoved, ErrOwnMessage, ErrKeyGone (a replay, or too late),
 // ErrGeneration, ErrNotAuthentic, ErrNoPSK, syntax.ErrSyntax, or an error of
-// tree.Group.
+// tree.Group. A member who can't take a commit that others take, for want of a
+// PSK or by rules of its own, comes back by an external commit.
 func (g *Group) Process(message []byte) (*Received, error) {
 	if g.removed {
 		return nil, ErrRemoved
