@@ -33,7 +33,6 @@ type Added struct {
 type Plan struct {
 	Changes
 	group      *Group
-	from       Sender
 	epoch      uint64
 	extensions Extensions
 	tree       *Tree // as far as it has come
@@ -65,8 +64,8 @@ func (s *Staged) Path() []PathStep {
 	return s.Tree.FilteredDirectPath(s.Committer)
 }
 
-// Recipients returns the nodes to whose keys, those of the epoch before, the
-// path secret of a step is encrypted, in order.
+// Recipients returns the nodes to whose keys the path secret of a step is
+// encrypted, in order. The path changes none of these keys.
 func (s *Staged) Recipients(step PathStep) []NodeIndex { return s.Changes.recipients(s.Tree, step) }
 
 // Plan verifies a list of proposals (RFC 9420 §12.2) and applies it (§12.3), for
@@ -85,7 +84,7 @@ func (g *Group) Plan(from Sender, proposals []ProposalOrRef) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{group: g, from: from, epoch: epoch, extensions: g.context.Extensions}
+	p := &Plan{group: g, epoch: epoch, extensions: g.context.Extensions}
 	switch from.Type {
 	case SenderMember:
 		p.Committer, _ = from.Leaf()
@@ -281,8 +280,8 @@ func (c *Changes) recipients(t *Tree, step PathStep) []NodeIndex {
 	})
 }
 
-// SetKeys gives the nodes of Path their public keys. It returns the parent hash
-// that the committer's new leaf must carry. It returns a *Violation for keys
+// SetKeys gives the nodes of Path their public keys, once. It returns the parent
+// hash that the committer's new leaf must carry. It returns a *Violation for keys
 // that aren't new (RFC 9420 §12.4.2).
 func (p *Plan) SetKeys(keys [][]byte) ([]byte, error) {
 	p.before = p.tree
