@@ -158,10 +158,13 @@ func proposeUnencrypted(groupID []byte, epoch uint64, from tree.Sender, signer c
 	return tree.MarshalMessage(&tree.PublicMessage{Content: a.Content, Auth: a.Auth}), nil
 }
 
-// Branch creates a group with some of this group's members, which shows to them
-// that its creator knew this one (RFC 9420 §11.3). The first commit is pending
-// in the new group.
+// Branch creates a group with some of this group's members and of its suite,
+// which shows to them that its creator knew this one (RFC 9420 §11.3). The first
+// commit is pending in the new group.
 func (g *Group) Branch(groupID []byte, own *OwnKeyPackage, extensions tree.Extensions, members []*tree.KeyPackage) (*Group, *Committed, error) {
+	if own.Public.CipherSuite != g.suite.ID() {
+		return nil, nil, fmt.Errorf("branch of suite %d from a group of suite %d: %w", own.Public.CipherSuite, g.suite.ID(), cipher.ErrUnsupported)
+	}
 	return g.follow(tree.UsageBranch, groupID, own, extensions, members)
 }
 
