@@ -328,8 +328,11 @@ func (g *Group) proposal(from Sender, p Proposal) error {
 		if p.Version < MLS10 {
 			err = broken("12.1.5", "a ReInit to version %d", p.Version)
 		}
+	case *ExternalInit: // where it may stand is a matter of the list
 	case *GroupContextExtensions:
 		err = g.externalSenders(g.context.Extensions, p.Extensions)
+	default:
+		err = broken("12.2", "a proposal of type %d, which nobody here supports", p.Type())
 	}
 	if err != nil {
 		return err
