@@ -11,9 +11,13 @@ import (
 	"chancery/mls/tree"
 )
 
-// ErrNoExternalPub means that a GroupInfo doesn't let anybody join by an
-// external commit.
-var ErrNoExternalPub = errors.New("the GroupInfo has no key for external commits")
+var (
+	// ErrNoExternalPub means that a GroupInfo doesn't let anybody join by an
+	// external commit.
+	ErrNoExternalPub = errors.New("the GroupInfo has no key for external commits")
+	// ErrNotEnded means that a group wasn't ended by a ReInit.
+	ErrNotEnded = errors.New("the group hasn't ended")
+)
 
 // ExternalJoin says how to join by an external commit.
 type ExternalJoin struct {
@@ -181,9 +185,6 @@ func (g *Group) Reinitialise(own *OwnKeyPackage, members []*tree.KeyPackage) (*G
 	}
 	return g.follow(tree.UsageReInit, announced.GroupID, own, announced.Extensions, members)
 }
-
-// ErrNotEnded means that a group wasn't ended by a ReInit.
-var ErrNotEnded = errors.New("the group hasn't ended")
 
 func (g *Group) follow(usage tree.ResumptionUsage, groupID []byte, own *OwnKeyPackage, extensions tree.Extensions, members []*tree.KeyPackage) (*Group, *Committed, error) {
 	if g.removed {
