@@ -75,8 +75,8 @@ func NewGroup(r Rules, t *Tree, c GroupContext, confirmationTag []byte) (*Group,
 
 // checkTree verifies a tree of which nothing is known yet.
 func (g *Group) checkTree() error {
-	// Who isn't a member can't have set a node: the cheap structure first, then
-	// the signatures.
+	// The cheap checks first, the signatures after them, and the rules last:
+	// they needn't be ready for what is malformed.
 	if err := g.tree.checkUnmerged(); err != nil {
 		return err
 	}
