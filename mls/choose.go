@@ -32,6 +32,7 @@ func (g *Group) choose(own []tree.Proposal) []tree.ProposalOrRef {
 type chooser struct {
 	own        tree.LeafIndex
 	client     func(*tree.LeafNode) string
+	knows      func(*tree.PreSharedKeyID) bool
 	single     bool                    // whether there is but one proposal
 	leaving    map[tree.LeafIndex]bool // members that a Remove is about
 	removed    map[tree.LeafIndex]bool // those of them in the list
@@ -45,6 +46,7 @@ func (g *Group) newChooser(own []tree.Proposal) *chooser {
 	c := &chooser{
 		own:     g.own,
 		client:  g.config.Rules.Client,
+		knows:   g.knows,
 		single:  len(own)+len(g.proposals) == 1,
 		leaving: make(map[tree.LeafIndex]bool),
 		removed: make(map[tree.LeafIndex]bool),
@@ -69,6 +71,13 @@ func (g *Group) newChooser(own []tree.Proposal) *chooser {
 	return c
 }
 
+// knows reports whether a PSK is known to this member. That all others know it
+// too is for the rules to see to: who doesn't can't follow the commit.
+func (g *Group) knows(id *tree.PreSharedKeyID) bool {
+	_, err := g.config.findPSKs([]tree.PreSharedKeyID{*id}, g.ID(), g.psks)
+	return err == nil
+}
+
 // takes reports whether a proposal can join the list, and counts it in. Nobody
 // commits its own Update or Remove.
 func (c *chooser) takes(from tree.Sender, p tree.Proposal) bool {
@@ -83,7 +92,7 @@ func (c *chooser) takes(from tree.Sender, p tree.Proposal) bool {
 		name := c.client(&p.KeyPackage.Leaf)
 		return name == "" || first(c.clients, name)
 	case *tree.PreSharedKey:
-		return first(c.psks, string(syntax.Marshal(&p.PSK)))
+		return c.knows(&p.PSK) && first(c.psks, string(syntax.Marshal(&p.PSK)))
 	case *tree.GroupContextExtensions:
 		before := c.extensions
 		c.extensions = true
@@ -101,4 +110,36 @@ func first[K comparable](set map[K]bool, k K) bool {
 	}
 	set[k] = true
 	return true
+}
+
+// maxTries bounds how often a list of proposals is tried, whatever members send.
+const maxTries = 64
+
+// fitting returns those waiting proposals with which a commit can be made beside
+// the given ones. A proposal that is fine by itself may not fit the tree, such as
+// an Update with another member's key: without this, whoever sends one would
+// stop all commits. What doesn't fit is found by halving; what remains after
+// maxTries is left for the next commit.
+func (g *Group) fitting(own, waiting []tree.ProposalOrRef) []tree.ProposalOrRef {
+	tries := 0
+	fits := func(list []tree.ProposalOrRef) bool {
+		tries++
+		plan, err := g.public.Plan(tree.Member(g.own), slices.Concat(list, own))
+		return err == nil && plan.Check() == nil
+	}
+	var take func(taken, rest []tree.ProposalOrRef) []tree.ProposalOrRef
+	take = func(taken, rest []tree.ProposalOrRef) []tree.ProposalOrRef {
+		if len(rest) == 0 || tries == maxTries {
+			return taken
+		}
+		if all := slices.Concat(taken, rest); fits(all) {
+			return all
+		}
+		if len(rest) == 1 {
+			return taken
+		}
+		half := len(rest) / 2
+		return take(take(taken, rest[:half]), rest[half:])
+	}
+	return take(nil, waiting)
 }

@@ -110,16 +110,14 @@ type joining struct {
 }
 
 func (j *joining) join(w *tree.Welcome, ratchetTree []byte, former *Group) (*Group, error) {
+	defer j.erase()
 	if err := j.openSecrets(w); err != nil {
 		return nil, err
 	}
-	defer clear(j.secrets.joiner)
-	defer clear(j.secrets.path)
 	if err := j.openInfo(w, former); err != nil {
 		return nil, err
 	}
-	defer clear(j.member)
-	t, err := j.tree(ratchetTree)
+	t, err := treeOf(j.suite, &j.info, ratchetTree)
 	if err != nil {
 		return nil, err
 	}
@@ -147,6 +145,13 @@ func (j *joining) join(w *tree.Welcome, ratchetTree []byte, former *Group) (*Gro
 	g := newGroup(j.config, public, at, k, x)
 	g.inviter = j.info.Signer
 	return g, nil
+}
+
+// erase overwrites what the Welcome carried.
+func (j *joining) erase() {
+	clear(j.secrets.joiner)
+	clear(j.secrets.path)
+	clear(j.member)
 }
 
 // openSecrets decrypts what the Welcome has for this key package.
@@ -205,8 +210,6 @@ func (j *joining) openInfo(w *tree.Welcome, former *Group) error {
 	}
 	return nil
 }
-
-func (j *joining) tree(given []byte) (*tree.Tree, error) { return treeOf(j.suite, &j.info, given) }
 
 // treeOf returns the tree of a GroupInfo: its own, or else the one given.
 func treeOf(s *cipher.Suite, info *tree.GroupInfo, given []byte) (*tree.Tree, error) {
