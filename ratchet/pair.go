@@ -1,0 +1,303 @@
+package ratchet
+
+import (
+	"bytes"
+	"crypto/mlkem"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"chancery/codec"
+)
+
+// Pair is all sessions of this device with one other, and which of them to send
+// on (spec/ratchet.md#sessions-of-a-pair).
+type Pair struct {
+	remote  Device
+	began   int64 // the time in the newest hello made
+	newest  int64 // the latest time in a hello accepted
+	current *Session
+	rival   *Session // ours, begun while the peer began current
+	retired []retired
+}
+
+type retired struct {
+	session *Session
+	until   int64 // milliseconds since 1970, UTC
+}
+
+// NewPair returns a pair without a session.
+func NewPair(remote Device) *Pair { return &Pair{remote: remote} }
+
+// Remote returns the other device.
+func (p *Pair) Remote() Device { return p.remote }
+
+// Begin begins a session by the other device's bundle, to send on from now on:
+// the first, or one after messages didn't open. It returns what Initiate returns.
+func (p *Pair) Begin(self *PreKeys, bundle *Bundle, now time.Time, random io.Reader) error {
+	at := max(now.UnixMilli(), believed(p.began, now)+1)
+	s, err := initiate(self, p.remote, bundle, now, at, random, (*mlkem.EncapsulationKey1024).Encapsulate)
+	if err != nil {
+		return err
+	}
+	p.began = at
+	p.retire(p.rival, now)
+	p.retire(p.current, now)
+	p.current, p.rival = s, nil
+	return nil
+}
+
+// Session returns the hash that names the session to send on, zeros where there
+// is none.
+func (p *Pair) Session() codec.Hash {
+	if p.current == nil {
+		return codec.Hash{}
+	}
+	return p.current.ID()
+}
+
+// Encrypt makes a message on the current session, as Session.Encrypt does. It
+// returns ErrNoSession as well.
+func (p *Pair) Encrypt(pin Pin, ad, plaintext []byte, random io.Reader) ([]byte, error) {
+	if p.current == nil {
+		return nil, ErrNoSession
+	}
+	return p.current.Encrypt(pin, ad, plaintext, random)
+}
+
+// Opened is a message that was read.
+type Opened struct {
+	Plaintext []byte
+	Session   codec.Hash // what names the session that it was on
+	// Began says that the message began the session; LastResort, that it did so
+	// without a one-time key.
+	Began, LastResort bool
+}
+
+// Decrypt opens a message of the other device, on whichever session it is, or
+// accepts the one that it begins. The caller stores pair and prekeys in one step
+// with what it does with the plaintext. Where it fails nothing has changed. It
+// returns what Session.Decrypt and Accept return.
+func (p *Pair) Decrypt(self *PreKeys, pin Pin, ad, data []byte, now time.Time, random io.Reader) (*Opened, error) {
+	m, err := parseMessage(data)
+	if err != nil {
+		return nil, err
+	}
+	named := m.session()
+	for _, s := range p.sessions(now) {
+		if len(m.Hello) > 0 && s.ID() != named {
+			continue
+		}
+		plaintext, err := s.open(m, pin, ad, now, random)
+		if err == nil {
+			p.heard(s, now)
+			return &Opened{Plaintext: plaintext, Session: s.ID()}, nil
+		}
+		if len(m.Hello) > 0 || !errors.Is(err, ErrOpen) {
+			return nil, err
+		}
+	}
+	if len(m.Hello) == 0 {
+		return nil, ErrOpen
+	}
+	a, err := accept(self, p.remote, pin, ad, m, now, random)
+	if err != nil {
+		return nil, err
+	}
+	p.add(a, now)
+	return &Opened{Plaintext: a.Plaintext, Session: a.Session.ID(), Began: true, LastResort: a.LastResort}, nil
+}
+
+// sessions returns those that are read, the likeliest first.
+func (p *Pair) sessions(now time.Time) []*Session {
+	var all []*Session
+	if p.current != nil {
+		all = append(all, p.current)
+	}
+	if p.rival != nil {
+		all = append(all, p.rival)
+	}
+	for i := len(p.retired) - 1; i >= 0; i-- {
+		if now.UnixMilli() < p.retired[i].until {
+			all = append(all, p.retired[i].session)
+		}
+	}
+	return all
+}
+
+// heard settles a contest once the peer is known to hold both sessions. The peer
+// settles it the same way.
+func (p *Pair) heard(s *Session, now time.Time) {
+	if s != p.rival {
+		p.Expire(now)
+		return
+	}
+	winner, loser := p.current, p.rival
+	if a, b := loser.ID(), winner.ID(); bytes.Compare(a[:], b[:]) < 0 {
+		winner, loser = loser, winner
+	}
+	p.current, p.rival = winner, nil
+	p.retire(loser, now)
+	p.Expire(now)
+}
+
+// add puts an accepted session in its place.
+func (p *Pair) add(a *Accepted, now time.Time) {
+	defer p.Expire(now)
+	if a.Time <= believed(p.newest, now) {
+		p.retire(a.Session, now)
+		return
+	}
+	p.newest = a.Time
+	p.retire(p.rival, now)
+	p.rival = nil
+	if c := p.current; c != nil && c.Began() && !c.Heard() {
+		p.rival = c
+	} else {
+		p.retire(c, now)
+	}
+	p.current = a.Session
+}
+
+// believed returns a time noted earlier, 0 where it can only come from a clock
+// that was wrong: nobody accepts what is later than it, for as long as it lies
+// ahead.
+func believed(at int64, now time.Time) int64 {
+	if at > now.Add(MaxAhead).UnixMilli() {
+		return 0
+	}
+	return at
+}
+
+// retire keeps a session for late messages, within the bound.
+func (p *Pair) retire(s *Session, now time.Time) {
+	if s == nil {
+		return
+	}
+	p.retired = append(p.retired, retired{s, now.Add(RetiredLife).UnixMilli()})
+	if over := len(p.retired) - MaxRetired; over > 0 {
+		for _, r := range p.retired[:over] {
+			r.session.Erase()
+		}
+		p.retired = slices.Delete(p.retired, 0, over)
+	}
+}
+
+// Expire erases retired sessions and skipped keys whose time has come. Decrypt
+// does so too, each time it succeeds.
+func (p *Pair) Expire(now time.Time) {
+	p.retired = slices.DeleteFunc(p.retired, func(r retired) bool {
+		if now.UnixMilli() < r.until {
+			return false
+		}
+		r.session.Erase()
+		return true
+	})
+	for _, s := range p.sessions(now) {
+		s.Expire(now)
+	}
+}
+
+// Erase overwrites all keys.
+func (p *Pair) Erase() {
+	for _, s := range []*Session{p.current, p.rival} {
+		if s != nil {
+			s.Erase()
+		}
+	}
+	for _, r := range p.retired {
+		r.session.Erase()
+	}
+	p.current, p.rival, p.retired = nil, nil, nil
+}
+
+// String hides the keys from logs and error texts.
+func (p *Pair) String() string { return "sessions with " + p.remote.Leaf.Short() }
+
+// GoString hides the keys from logs and error texts.
+func (p *Pair) GoString() string { return p.String() }
+
+type pairState struct {
+	_       struct{} `cbor:",toarray"`
+	Version uint8
+	Remote  Device
+	Began   int64
+	Newest  int64
+	Current []byte // empty where there is none
+	Rival   []byte
+	Retired []retiredState
+}
+
+type retiredState struct {
+	_       struct{} `cbor:",toarray"`
+	Session []byte
+	Until   int64
+}
+
+// Marshal returns p's canonical encoding, which holds its sessions' keys.
+func (p *Pair) Marshal() []byte {
+	s := pairState{Version: version, Remote: p.remote, Began: p.began, Newest: p.newest}
+	if p.current != nil {
+		s.Current = p.current.Marshal()
+	}
+	if p.rival != nil {
+		s.Rival = p.rival.Marshal()
+	}
+	for _, r := range p.retired {
+		s.Retired = append(s.Retired, retiredState{Session: r.session.Marshal(), Until: r.until})
+	}
+	defer s.erase()
+	return codec.Encode(s)
+}
+
+func (s *pairState) erase() {
+	clear(s.Current)
+	clear(s.Rival)
+	for _, r := range s.Retired {
+		clear(r.Session)
+	}
+}
+
+// UnmarshalPair reads what Marshal wrote. It returns codec.ErrSize or
+// codec.ErrEncoding, wrapped.
+func UnmarshalPair(data []byte) (*Pair, error) {
+	if len(data) > MaxPair {
+		return nil, fmt.Errorf("pair of %d bytes: %w", len(data), codec.ErrSize)
+	}
+	var s pairState
+	if err := codec.Decode(data, &s); err != nil {
+		return nil, fmt.Errorf("couldn't read a pair: %w", err)
+	}
+	defer s.erase()
+	if s.Version != version || len(s.Retired) > MaxRetired || len(s.Rival) > 0 && len(s.Current) == 0 {
+		return nil, fmt.Errorf("couldn't read a pair: %w", codec.ErrEncoding)
+	}
+	p := &Pair{remote: s.Remote, began: s.Began, newest: s.Newest}
+	var err error
+	if p.current, err = unmarshalOptional(s.Current); err != nil {
+		return nil, err
+	}
+	if p.rival, err = unmarshalOptional(s.Rival); err != nil {
+		return nil, err
+	}
+	if p.rival != nil && (!p.rival.Began() || p.rival.Heard()) {
+		return nil, fmt.Errorf("couldn't read a pair: %w", codec.ErrEncoding)
+	}
+	for _, r := range s.Retired {
+		session, err := UnmarshalSession(r.Session)
+		if err != nil {
+			return nil, err
+		}
+		p.retired = append(p.retired, retired{session, r.Until})
+	}
+	return p, nil
+}
+
+func unmarshalOptional(data []byte) (*Session, error) {
+	if len(data) == 0 {
+		return nil, nil
+	}
+	return UnmarshalSession(data)
+}
