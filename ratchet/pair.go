@@ -19,14 +19,21 @@ type Pair struct {
 	began   int64 // the time in the newest hello made
 	newest  int64 // the latest time in a hello accepted
 	current *Session
-	rival   *Session // ours, begun while the peer began current
-	retired []retired
+	rival   *aging // ours, begun while the peer began current
+	retired []aging
 }
 
-type retired struct {
+// aging is a session that is no longer sent on, or not yet.
+type aging struct {
 	session *Session
 	until   int64 // milliseconds since 1970, UTC
 }
+
+func newAging(s *Session, now time.Time) aging {
+	return aging{s, now.Add(RetiredLife).UnixMilli()}
+}
+
+func (a *aging) over(now time.Time) bool { return now.UnixMilli() >= a.until }
 
 // NewPair returns a pair without a session.
 func NewPair(remote Device) *Pair { return &Pair{remote: remote} }
@@ -43,9 +50,9 @@ func (p *Pair) Begin(self *PreKeys, bundle *Bundle, now time.Time, random io.Rea
 		return err
 	}
 	p.began = at
-	p.retire(p.rival, now)
+	p.retireRival()
 	p.retire(p.current, now)
-	p.current, p.rival = s, nil
+	p.current = s
 	return nil
 }
 
@@ -116,30 +123,24 @@ func (p *Pair) sessions(now time.Time) []*Session {
 	if p.current != nil {
 		all = append(all, p.current)
 	}
-	if p.rival != nil {
-		all = append(all, p.rival)
+	if p.rival != nil && !p.rival.over(now) {
+		all = append(all, p.rival.session)
 	}
 	for i := len(p.retired) - 1; i >= 0; i-- {
-		if now.UnixMilli() < p.retired[i].until {
+		if !p.retired[i].over(now) {
 			all = append(all, p.retired[i].session)
 		}
 	}
 	return all
 }
 
-// heard settles a contest once the peer is known to hold both sessions. The peer
-// settles it the same way.
+// heard settles a contest once the peer is known to hold both sessions: the
+// rival's hash is the lower one.
 func (p *Pair) heard(s *Session, now time.Time) {
-	if s != p.rival {
-		p.Expire(now)
-		return
+	if p.rival != nil && s == p.rival.session {
+		p.retire(p.current, now)
+		p.current, p.rival = s, nil
 	}
-	winner, loser := p.current, p.rival
-	if a, b := loser.ID(), winner.ID(); bytes.Compare(a[:], b[:]) < 0 {
-		winner, loser = loser, winner
-	}
-	p.current, p.rival = winner, nil
-	p.retire(loser, now)
 	p.Expire(now)
 }
 
@@ -151,14 +152,20 @@ func (p *Pair) add(a *Accepted, now time.Time) {
 		return
 	}
 	p.newest = a.Time
-	p.retire(p.rival, now)
-	p.rival = nil
-	if c := p.current; c != nil && c.Began() && !c.Heard() {
-		p.rival = c
+	p.retireRival()
+	if c := p.current; c != nil && c.Began() && !c.Heard() && lower(c, a.Session) {
+		rival := newAging(c, now)
+		p.rival = &rival
 	} else {
 		p.retire(c, now)
 	}
 	p.current = a.Session
+}
+
+// lower compares the hashes that name two sessions.
+func lower(a, b *Session) bool {
+	x, y := a.ID(), b.ID()
+	return bytes.Compare(x[:], y[:]) < 0
 }
 
 // believed returns a time noted earlier, 0 where it can only come from a clock
@@ -173,10 +180,21 @@ func believed(at int64, now time.Time) int64 {
 
 // retire keeps a session for late messages, within the bound.
 func (p *Pair) retire(s *Session, now time.Time) {
-	if s == nil {
-		return
+	if s != nil {
+		p.age(newAging(s, now))
 	}
-	p.retired = append(p.retired, retired{s, now.Add(RetiredLife).UnixMilli()})
+}
+
+// retireRival gives up a contest. The rival's time doesn't begin anew.
+func (p *Pair) retireRival() {
+	if p.rival != nil {
+		p.age(*p.rival)
+		p.rival = nil
+	}
+}
+
+func (p *Pair) age(a aging) {
+	p.retired = append(p.retired, a)
 	if over := len(p.retired) - MaxRetired; over > 0 {
 		for _, r := range p.retired[:over] {
 			r.session.Erase()
@@ -188,12 +206,15 @@ func (p *Pair) retire(s *Session, now time.Time) {
 // Expire erases retired sessions and skipped keys whose time has come. Decrypt
 // does so too, each time it succeeds.
 func (p *Pair) Expire(now time.Time) {
-	p.retired = slices.DeleteFunc(p.retired, func(r retired) bool {
-		if now.UnixMilli() < r.until {
-			return false
+	if p.rival != nil && p.rival.over(now) {
+		p.rival.session.Erase()
+		p.rival = nil
+	}
+	p.retired = slices.DeleteFunc(p.retired, func(a aging) bool {
+		if a.over(now) {
+			a.session.Erase()
 		}
-		r.session.Erase()
-		return true
+		return a.over(now)
 	})
 	for _, s := range p.sessions(now) {
 		s.Expire(now)
@@ -202,15 +223,14 @@ func (p *Pair) Expire(now time.Time) {
 
 // Erase overwrites all keys.
 func (p *Pair) Erase() {
-	for _, s := range []*Session{p.current, p.rival} {
-		if s != nil {
-			s.Erase()
-		}
+	p.retireRival()
+	if p.current != nil {
+		p.current.Erase()
 	}
 	for _, r := range p.retired {
 		r.session.Erase()
 	}
-	p.current, p.rival, p.retired = nil, nil, nil
+	p.current, p.retired = nil, nil
 }
 
 // String hides the keys from logs and error texts.
@@ -225,38 +245,40 @@ type pairState struct {
 	Remote  Device
 	Began   int64
 	Newest  int64
-	Current []byte // empty where there is none
-	Rival   []byte
-	Retired []retiredState
+	Current []byte       // empty where there is none
+	Rival   []agingState // at most one
+	Retired []agingState
 }
 
-type retiredState struct {
+type agingState struct {
 	_       struct{} `cbor:",toarray"`
 	Session []byte
 	Until   int64
 }
 
+func (a *aging) state() agingState { return agingState{Session: a.session.Marshal(), Until: a.until} }
+
 // Marshal returns p's canonical encoding, which holds its sessions' keys.
 func (p *Pair) Marshal() []byte {
 	s := pairState{Version: version, Remote: p.remote, Began: p.began, Newest: p.newest}
+	defer s.erase()
 	if p.current != nil {
 		s.Current = p.current.Marshal()
 	}
 	if p.rival != nil {
-		s.Rival = p.rival.Marshal()
+		s.Rival = []agingState{p.rival.state()}
 	}
-	for _, r := range p.retired {
-		s.Retired = append(s.Retired, retiredState{Session: r.session.Marshal(), Until: r.until})
+	for i := range p.retired {
+		s.Retired = append(s.Retired, p.retired[i].state())
 	}
-	defer s.erase()
 	return codec.Encode(s)
 }
 
+// erase overwrites the sessions' encodings.
 func (s *pairState) erase() {
 	clear(s.Current)
-	clear(s.Rival)
-	for _, r := range s.Retired {
-		clear(r.Session)
+	for _, a := range slices.Concat(s.Rival, s.Retired) {
+		clear(a.Session)
 	}
 }
 
@@ -271,33 +293,41 @@ func UnmarshalPair(data []byte) (*Pair, error) {
 		return nil, fmt.Errorf("couldn't read a pair: %w", err)
 	}
 	defer s.erase()
-	if s.Version != version || len(s.Retired) > MaxRetired || len(s.Rival) > 0 && len(s.Current) == 0 {
-		return nil, fmt.Errorf("couldn't read a pair: %w", codec.ErrEncoding)
-	}
-	p := &Pair{remote: s.Remote, began: s.Began, newest: s.Newest}
-	var err error
-	if p.current, err = unmarshalOptional(s.Current); err != nil {
-		return nil, err
-	}
-	if p.rival, err = unmarshalOptional(s.Rival); err != nil {
-		return nil, err
-	}
-	if p.rival != nil && (!p.rival.Began() || p.rival.Heard()) {
-		return nil, fmt.Errorf("couldn't read a pair: %w", codec.ErrEncoding)
-	}
-	for _, r := range s.Retired {
-		session, err := UnmarshalSession(r.Session)
-		if err != nil {
-			return nil, err
-		}
-		p.retired = append(p.retired, retired{session, r.Until})
+	p, err := s.pair()
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read a pair: %w", err)
 	}
 	return p, nil
 }
 
-func unmarshalOptional(data []byte) (*Session, error) {
-	if len(data) == 0 {
-		return nil, nil
+func (s *pairState) pair() (*Pair, error) {
+	if s.Version != version || len(s.Rival) > 1 || len(s.Retired) > MaxRetired {
+		return nil, codec.ErrEncoding
 	}
-	return UnmarshalSession(data)
+	p := &Pair{remote: s.Remote, began: s.Began, newest: s.Newest}
+	var err error
+	if len(s.Current) > 0 {
+		if p.current, err = UnmarshalSession(s.Current); err != nil {
+			return nil, err
+		}
+	}
+	for _, a := range s.Retired {
+		session, err := UnmarshalSession(a.Session)
+		if err != nil {
+			return nil, err
+		}
+		p.retired = append(p.retired, aging{session, a.Until})
+	}
+	if len(s.Rival) == 0 {
+		return p, nil
+	}
+	session, err := UnmarshalSession(s.Rival[0].Session)
+	if err != nil {
+		return nil, err
+	}
+	if !session.Began() || session.Heard() || p.current == nil || !lower(session, p.current) {
+		return nil, codec.ErrEncoding
+	}
+	p.rival = &aging{session, s.Rival[0].Until}
+	return p, nil
 }
