@@ -98,7 +98,7 @@ func TestForgedMessages(t *testing.T) {
 	// was lent the header key alone.
 	for _, h := range []header{{n: 2}, {n: 50}, {n: 0}} {
 		m := *first
-		h.public, _ = a.state.Ratchet.Self.public()
+		h.public = a.state.Ratchet.Public
 		reseal(t, a, &m, h)
 		want := ErrOpen
 		if h.n == 0 {
@@ -236,7 +236,7 @@ func TestOnlySignersBegin(t *testing.T) {
 	posing.Self = alice.device
 	impostor := &node{device: alice.device, pre: &PreKeys{posing}, random: mallory.random}
 	bob.mustNotAccept(t, alice, encrypt(t, begin(t, impostor, bob), "x"), noon, ErrDevice, "own agreement key")
-	own, _ := mallory.pre.Agreement()
+	own := mallory.pre.Agreement()
 	impostor.pre.state.Identity, _ = sign(mallory.signer, labelIdentity, identityBody{Version: version, Leaf: alice.device.Leaf, Key: own})
 	bob.mustNotAccept(t, alice, encrypt(t, begin(t, impostor, bob), "x"), noon, codec.ErrSignature, "own agreement key, own signature")
 	// With Alice's signed agreement key, which every bundle and hello shows.
@@ -245,7 +245,13 @@ func TestOnlySignersBegin(t *testing.T) {
 }
 
 // Agreement returns the public agreement key.
-func (p *PreKeys) Agreement() (point, error) { return p.state.Agreement.public() }
+func (p *PreKeys) Agreement() point {
+	i, err := parseIdentity(p.state.Identity)
+	if err != nil {
+		panic(err)
+	}
+	return i.Key
+}
 
 // TestIdentityMisbinding: both sides hold to the same two devices, or nothing
 // opens. The unknown key share is of Mallory enrolling Alice's agreement key, or
@@ -265,7 +271,7 @@ func TestIdentityMisbinding(t *testing.T) {
 		alice, bob, mallory := newNode(t, "alice", 0), newNode(t, "bob", 1), newNode(t, "mallory", 0)
 		a := begin(t, alice, bob)
 		posed := &node{device: c.posed(alice, mallory)}
-		ik, _ := alice.pre.Agreement()
+		ik := alice.pre.Agreement()
 		signer := mallory.signer
 		if posed.device.Key == alice.device.Key {
 			signer = alice.signer
@@ -283,7 +289,7 @@ func TestIdentityMisbinding(t *testing.T) {
 	// Towards Bob: Mallory signs for Bob's agreement key and passes on his
 	// prekeys' bytes as hers. Alice's message to Mallory isn't one to Bob.
 	alice, bob, mallory := newNode(t, "alice", 0), newNode(t, "bob", 1), newNode(t, "mallory", 0)
-	ik, _ := bob.pre.Agreement()
+	ik := bob.pre.Agreement()
 	w := bob.bundle(t).wire
 	w.Identity, _ = sign(mallory.signer, labelIdentity, identityBody{Version: version, Leaf: mallory.device.Leaf, Key: ik})
 	for _, field := range []*[]byte{&w.Signed, &w.OneTime, &w.KEM} {

@@ -39,32 +39,31 @@ func (s secret) GoString() string { return "secret" }
 // point is an X25519 public key.
 type point [keySize]byte
 
-// newPrivate draws an X25519 private key. crypto/ecdh would not take the
+// newPrivate draws an X25519 private key into s. crypto/ecdh would not take the
 // randomness given.
-func newPrivate(random io.Reader) (secret, error) {
-	var s secret
+func (s *secret) newPrivate(random io.Reader) (*ecdh.PrivateKey, error) {
 	if err := draw(random, s[:]); err != nil {
-		return secret{}, err
+		s.erase()
+		return nil, err
 	}
-	return s, nil
+	return s.private()
 }
 
-// public returns the public half of an X25519 private key.
-func (s *secret) public() (point, error) {
+// private returns the key for agreeing with it. That copy goes when it is
+// collected, since crypto/ecdh can't erase it.
+func (s *secret) private() (*ecdh.PrivateKey, error) {
 	private, err := ecdh.X25519().NewPrivateKey(s[:])
 	if err != nil {
-		return point{}, fmt.Errorf("couldn't make an agreement key: %w", err)
+		return nil, fmt.Errorf("couldn't make an agreement key: %w", err)
 	}
-	return point(private.PublicKey().Bytes()), nil
+	return private, nil
 }
+
+func publicOf(private *ecdh.PrivateKey) point { return point(private.PublicKey().Bytes()) }
 
 // agree is X25519. It returns ErrPoint where the result would be zeros, whoever
 // chose p (RFC 7748 §6.1).
-func agree(s *secret, p point) (secret, error) {
-	private, err := ecdh.X25519().NewPrivateKey(s[:])
-	if err != nil {
-		return secret{}, fmt.Errorf("couldn't make an agreement key: %w", err)
-	}
+func agree(private *ecdh.PrivateKey, p point) (secret, error) {
 	public, err := ecdh.X25519().NewPublicKey(p[:])
 	if err != nil {
 		return secret{}, fmt.Errorf("couldn't read an agreement key: %w", err)

@@ -86,6 +86,7 @@ type hello struct {
 	Identity   []byte
 	Ephemeral  point
 	Time       int64  // milliseconds since 1970, UTC
+	Seen       int64  // Time of the newest hello of the other's that was accepted
 	Signed     uint32 // ids of prekeys
 	OneTime    uint32 // 0 where there was none
 	KEM        uint32

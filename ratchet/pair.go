@@ -19,7 +19,7 @@ type Pair struct {
 	began   int64 // the time in the newest hello made
 	newest  int64 // the latest time in a hello accepted
 	current *Session
-	rival   *aging // ours, begun while the peer began current
+	rival   *aging // ours, begun about when the peer began current
 	retired []aging
 }
 
@@ -42,10 +42,12 @@ func NewPair(remote Device) *Pair { return &Pair{remote: remote} }
 func (p *Pair) Remote() Device { return p.remote }
 
 // Begin begins a session by the other device's bundle, to send on from now on:
-// the first, or one after messages didn't open. It returns what Initiate returns.
+// the first, or one after messages didn't open. While the session before is ours
+// and unanswered there is no need to: its messages begin it, too, and each session
+// more displaces an older one. It returns what Initiate returns.
 func (p *Pair) Begin(self *PreKeys, bundle *Bundle, now time.Time, random io.Reader) error {
 	at := max(now.UnixMilli(), believed(p.began, now)+1)
-	s, err := initiate(self, p.remote, bundle, now, at, random, (*mlkem.EncapsulationKey1024).Encapsulate)
+	s, err := initiate(self, p.remote, bundle, now, stamp{at: at, seen: p.newest}, random, (*mlkem.EncapsulationKey1024).Encapsulate)
 	if err != nil {
 		return err
 	}
@@ -153,13 +155,19 @@ func (p *Pair) add(a *Accepted, now time.Time) {
 	}
 	p.newest = a.Time
 	p.retireRival()
-	if c := p.current; c != nil && c.Began() && !c.Heard() && lower(c, a.Session) {
+	if c := p.current; c != nil && c.Began() && p.unknown(a, now) && lower(c, a.Session) {
 		rival := newAging(c, now)
 		p.rival = &rival
 	} else {
 		p.retire(c, now)
 	}
 	p.current = a.Session
+}
+
+// unknown reports whether the peer may have begun a session before it knew of
+// the last of ours, though its hello comes only now.
+func (p *Pair) unknown(a *Accepted, now time.Time) bool {
+	return a.Seen < p.began && now.UnixMilli() < p.began+RetiredLife.Milliseconds()
 }
 
 // lower compares the hashes that name two sessions.
@@ -325,7 +333,7 @@ func (s *pairState) pair() (*Pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !session.Began() || session.Heard() || p.current == nil || !lower(session, p.current) {
+	if !session.Began() || p.current == nil || !lower(session, p.current) {
 		return nil, codec.ErrEncoding
 	}
 	p.rival = &aging{session, s.Rival[0].Until}

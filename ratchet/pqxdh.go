@@ -2,6 +2,7 @@ package ratchet
 
 import (
 	"bytes"
+	"crypto/ecdh"
 	"crypto/mlkem"
 	"fmt"
 	"io"
@@ -72,11 +73,14 @@ type encapsulate func(*mlkem.EncapsulationKey1024) (shared, ciphertext []byte)
 // accept it, until one of remote's was read. It returns the errors of
 // Bundle.Verify, codec.ErrEncoding, ErrPoint, and ErrDevice where remote is self.
 func Initiate(self *PreKeys, remote Device, bundle *Bundle, now time.Time, random io.Reader) (*Session, error) {
-	return initiate(self, remote, bundle, now, now.UnixMilli(), random, (*mlkem.EncapsulationKey1024).Encapsulate)
+	return initiate(self, remote, bundle, now, stamp{at: now.UnixMilli()}, random, (*mlkem.EncapsulationKey1024).Encapsulate)
 }
 
-// initiate says that the session began at a time of its caller's choice.
-func initiate(self *PreKeys, remote Device, bundle *Bundle, now time.Time, at int64, random io.Reader, kem encapsulate) (*Session, error) {
+// stamp orders a session among those of a pair.
+type stamp struct{ at, seen int64 }
+
+// initiate gives the session a stamp of its caller's choice.
+func initiate(self *PreKeys, remote Device, bundle *Bundle, now time.Time, order stamp, random io.Reader, kem encapsulate) (*Session, error) {
 	mine, err := self.side(remote)
 	if err != nil {
 		return nil, err
@@ -88,17 +92,18 @@ func initiate(self *PreKeys, remote Device, bundle *Bundle, now time.Time, at in
 	if err != nil {
 		return nil, fmt.Errorf("prekey %d: %w", bundle.kem.ID, codec.ErrEncoding)
 	}
-	ephemeral, err := newPrivate(random)
+	var drawn secret
+	defer drawn.erase()
+	ephemeral, err := drawn.newPrivate(random)
 	if err != nil {
 		return nil, err
 	}
-	defer ephemeral.erase()
-	h := hello{Identity: self.state.Identity, Time: at, Signed: bundle.signed.ID, KEM: bundle.kem.ID}
-	if h.Ephemeral, err = ephemeral.public(); err != nil {
-		return nil, err
+	h := hello{
+		Identity: self.state.Identity, Ephemeral: publicOf(ephemeral), Time: order.at, Seen: order.seen,
+		Signed: bundle.signed.ID, KEM: bundle.kem.ID,
 	}
 	a := agreement{
-		parties: partiesOf(mine, party{remote, bundle.identity.Key}),
+		parties: partiesOf(mine.party, party{remote, bundle.identity.Key}),
 		signed:  point(bundle.signed.Public),
 		kem:     bundle.kem.Public,
 	}
@@ -110,7 +115,7 @@ func initiate(self *PreKeys, remote Device, bundle *Bundle, now time.Time, at in
 	var ciphertext []byte
 	a.shared, ciphertext = kem(key)
 	h.Ciphertext = [mlkem.CiphertextSize1024]byte(ciphertext)
-	if err := a.agreeAsInitiator(&self.state.Agreement, &ephemeral, bundle.identity.Key); err != nil {
+	if err := a.agreeAsInitiator(mine.private, ephemeral, bundle.identity.Key); err != nil {
 		return nil, err
 	}
 	encoded := codec.Encode(h)
@@ -118,10 +123,10 @@ func initiate(self *PreKeys, remote Device, bundle *Bundle, now time.Time, at in
 	return newInitiator(&a, encoded, random)
 }
 
-func (a *agreement) agreeAsInitiator(mine, ephemeral *secret, identity point) error {
+func (a *agreement) agreeAsInitiator(mine, ephemeral *ecdh.PrivateKey, identity point) error {
 	pairs := []struct {
 		out     *secret
-		private *secret
+		private *ecdh.PrivateKey
 		public  point
 	}{
 		{&a.dh1, mine, a.signed}, {&a.dh2, ephemeral, identity}, {&a.dh3, ephemeral, a.signed}, {&a.dh4, ephemeral, a.oneTime},
@@ -138,17 +143,23 @@ func (a *agreement) agreeAsInitiator(mine, ephemeral *secret, identity point) er
 	return nil
 }
 
+// own is the own party of a session.
+type own struct {
+	party
+	private *ecdh.PrivateKey
+}
+
 // side returns the own party of a session with remote. A device doesn't talk to
 // itself: its messages could be played back to it.
-func (p *PreKeys) side(remote Device) (party, error) {
+func (p *PreKeys) side(remote Device) (own, error) {
 	if remote.Leaf == p.state.Self.Leaf || remote.Key == p.state.Self.Key {
-		return party{}, fmt.Errorf("session with itself: %w", ErrDevice)
+		return own{}, fmt.Errorf("session with itself: %w", ErrDevice)
 	}
-	public, err := p.state.Agreement.public()
+	private, err := p.state.Agreement.private()
 	if err != nil {
-		return party{}, err
+		return own{}, err
 	}
-	return party{p.state.Self, public}, nil
+	return own{party{p.state.Self, publicOf(private)}, private}, nil
 }
 
 // Accepted is what Accept gives.
@@ -158,6 +169,9 @@ type Accepted struct {
 	// Time is when the initiator says that the session began, in milliseconds
 	// since 1970, UTC.
 	Time int64
+	// Seen is the Time of the newest session of this device that the initiator
+	// had accepted, 0 for none.
+	Seen int64
 	// LastResort says that no one-time key was used.
 	LastResort bool
 }
@@ -196,11 +210,11 @@ func accept(self *PreKeys, remote Device, pin Pin, ad []byte, m *message, now ti
 	if err != nil {
 		return nil, err
 	}
-	a := agreement{parties: partiesOf(party{remote, theirs.Key}, mine), session: m.session()}
+	a := agreement{parties: partiesOf(party{remote, theirs.Key}, mine.party), session: m.session()}
 	defer a.erase()
 	signed := secret(used.signed.Key)
 	defer signed.erase()
-	if err := a.agreeAsResponder(self, used, theirs.Key, h); err != nil {
+	if err := a.agreeAsResponder(mine.private, used, theirs.Key, h); err != nil {
 		return nil, err
 	}
 	s, err := newResponder(&a, signed)
@@ -213,7 +227,7 @@ func accept(self *PreKeys, remote Device, pin Pin, ad []byte, m *message, now ti
 		return nil, err
 	}
 	self.consume(h, a.session, used)
-	return &Accepted{Session: s, Plaintext: plaintext, Time: h.Time, LastResort: used.lastResort()}, nil
+	return &Accepted{Session: s, Plaintext: plaintext, Time: h.Time, Seen: h.Seen, LastResort: used.lastResort()}, nil
 }
 
 // halves are the private halves that an initial message used.
@@ -264,32 +278,30 @@ func (p *PreKeys) consume(h *hello, session codec.Hash, u *halves) {
 
 // agreeAsResponder fills in what the initiator had from the bundle, and the
 // secrets.
-func (a *agreement) agreeAsResponder(self *PreKeys, u *halves, identity point, h *hello) error {
-	signed := secret(u.signed.Key)
-	defer signed.erase()
-	var oneTime secret
-	defer oneTime.erase()
-	var err error
-	if a.signed, err = signed.public(); err != nil {
+func (a *agreement) agreeAsResponder(mine *ecdh.PrivateKey, u *halves, identity point, h *hello) error {
+	signed, err := u.signed.agreement()
+	if err != nil {
+		return err
+	}
+	a.signed = publicOf(signed)
+	if a.dh1, err = agree(signed, identity); err != nil {
+		return err
+	}
+	if a.dh2, err = agree(mine, h.Ephemeral); err != nil {
+		return err
+	}
+	if a.dh3, err = agree(signed, h.Ephemeral); err != nil {
 		return err
 	}
 	if u.oneTime != nil {
-		oneTime, a.withOneTime = secret(u.oneTime.Key), true
-		if a.oneTime, err = oneTime.public(); err != nil {
+		oneTime, err := u.oneTime.agreement()
+		if err != nil {
 			return err
 		}
-		if a.dh4, err = agree(&oneTime, h.Ephemeral); err != nil {
+		a.withOneTime, a.oneTime = true, publicOf(oneTime)
+		if a.dh4, err = agree(oneTime, h.Ephemeral); err != nil {
 			return err
 		}
-	}
-	if a.dh1, err = agree(&signed, identity); err != nil {
-		return err
-	}
-	if a.dh2, err = agree(&self.state.Agreement, h.Ephemeral); err != nil {
-		return err
-	}
-	if a.dh3, err = agree(&signed, h.Ephemeral); err != nil {
-		return err
 	}
 	key, err := mlkem.NewDecapsulationKey1024(u.kem.Key)
 	if err != nil {
@@ -300,4 +312,11 @@ func (a *agreement) agreeAsResponder(self *PreKeys, u *halves, identity point, h
 		return fmt.Errorf("couldn't decapsulate: %w", err)
 	}
 	return nil
+}
+
+// agreement returns an X25519 prekey's private half.
+func (h *half) agreement() (*ecdh.PrivateKey, error) {
+	s := secret(h.Key)
+	defer s.erase()
+	return s.private()
 }

@@ -48,20 +48,17 @@ func NewPreKeys(self Device, signer codec.Signer, random io.Reader) (*PreKeys, e
 	if signer.PublicKey() != self.Key {
 		return nil, fmt.Errorf("signer: %w", ErrDevice)
 	}
-	private, err := newPrivate(random)
+	p := &PreKeys{preKeysState{Version: version, Self: self, Next: 1}}
+	private, err := p.state.Agreement.newPrivate(random)
 	if err != nil {
 		return nil, err
 	}
-	defer private.erase()
-	public, err := private.public()
-	if err != nil {
+	body := identityBody{Version: version, Leaf: self.Leaf, Key: publicOf(private)}
+	if p.state.Identity, err = sign(signer, labelIdentity, body); err != nil {
+		p.Erase()
 		return nil, err
 	}
-	statement, err := sign(signer, labelIdentity, identityBody{Version: version, Leaf: self.Leaf, Key: public})
-	if err != nil {
-		return nil, err
-	}
-	return &PreKeys{preKeysState{Version: version, Self: self, Agreement: private, Identity: statement, Next: 1}}, nil
+	return p, nil
 }
 
 // Identity returns the signed agreement key, for publication.
@@ -188,15 +185,13 @@ func (m *maker) make(k kind) (half, []byte, error) {
 // generate draws a key pair of a kind.
 func generate(k kind, random io.Reader) (private, public []byte, err error) {
 	if k.size() == keySize {
-		s, err := newPrivate(random)
-		if err != nil {
-			return nil, nil, err
-		}
+		var s secret
 		defer s.erase()
-		p, err := s.public()
+		key, err := s.newPrivate(random)
 		if err != nil {
 			return nil, nil, err
 		}
+		p := publicOf(key)
 		return slices.Clone(s[:]), p[:], nil
 	}
 	seed := make([]byte, mlkem.SeedSize)

@@ -1,6 +1,7 @@
 package ratchet
 
 import (
+	"crypto/ecdh"
 	"fmt"
 	"io"
 	"math"
@@ -38,6 +39,7 @@ type ratchet struct {
 	_        struct{} `cbor:",toarray"`
 	Root     secret
 	Self     secret // own private key
+	Public   point  // and its public half
 	Peer     point
 	Send     chain
 	Receive  chain
@@ -101,27 +103,30 @@ func newResponder(a *agreement, signed secret) (*Session, error) {
 
 // turnSending draws a key pair and begins a sending chain with it.
 func (r *ratchet) turnSending(random io.Reader) error {
-	fresh, err := newPrivate(random)
+	private, err := r.Self.newPrivate(random)
 	if err != nil {
 		return err
 	}
-	r.Self = fresh
-	fresh.erase()
+	r.Public = publicOf(private)
 	r.Previous = r.Send.N
 	r.Send.Header, r.Send.N = r.NextSend, 0
-	return r.mix(&r.Send.Key, &r.NextSend)
+	return r.mix(private, &r.Send.Key, &r.NextSend)
 }
 
 // turnReceiving begins a receiving chain with the peer's new key.
 func (r *ratchet) turnReceiving(peer point) error {
+	private, err := r.Self.private()
+	if err != nil {
+		return err
+	}
 	r.Peer = peer
 	r.Receive.Header, r.Receive.N = r.NextRecv, 0
-	return r.mix(&r.Receive.Key, &r.NextRecv)
+	return r.mix(private, &r.Receive.Key, &r.NextRecv)
 }
 
 // mix is KDF_RK_HE over the two current ratchet keys.
-func (r *ratchet) mix(key, next *secret) error {
-	shared, err := agree(&r.Self, r.Peer)
+func (r *ratchet) mix(private *ecdh.PrivateKey, key, next *secret) error {
+	shared, err := agree(private, r.Peer)
 	if err != nil {
 		return err
 	}
@@ -156,11 +161,7 @@ func (s *Session) Encrypt(pin Pin, ad, plaintext []byte, random io.Reader) ([]by
 	if err := draw(random, m.Salt[:]); err != nil {
 		return nil, err
 	}
-	public, err := r.Self.public()
-	if err != nil {
-		return nil, err
-	}
-	h := header{public: public, pn: r.Previous, n: r.Send.N}
+	h := header{public: r.Public, pn: r.Previous, n: r.Send.N}
 	sealed, err := seal(&r.Send.Header, infoHeader, m.Salt[:], h.encode(), s.state.Parties[:])
 	if err != nil {
 		return nil, err

@@ -92,7 +92,7 @@ func coins(random io.Reader) encapsulate {
 // begin has a begin a session with b.
 func begin(t testing.TB, a, b *node) *Session {
 	t.Helper()
-	s, err := initiate(a.pre, b.device, b.bundle(t), noon, noon.UnixMilli(), a.random, coins(a.random))
+	s, err := initiate(a.pre, b.device, b.bundle(t), noon, stamp{at: noon.UnixMilli()}, a.random, coins(a.random))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -192,7 +192,7 @@ var script = []struct {
 
 func makeSession(t *testing.T, name string, alice, bob *node, bundle *Bundle) vectorSession {
 	random := &tee{from: source("session " + name)}
-	a, err := initiate(alice.pre, bob.device, bundle, noon, noon.UnixMilli(), random, coins(random))
+	a, err := initiate(alice.pre, bob.device, bundle, noon, stamp{at: noon.UnixMilli()}, random, coins(random))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +330,7 @@ func makeInvalid(t *testing.T, alice, bob *node) []vectorInvalid {
 	add("a byte more", "bundle", "encoding", nil, append(good.Encode(), 0))
 
 	random := source("invalid")
-	a, err := initiate(alice.pre, bob.device, good, noon, noon.UnixMilli(), random, coins(random))
+	a, err := initiate(alice.pre, bob.device, good, noon, stamp{at: noon.UnixMilli()}, random, coins(random))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,7 +354,7 @@ func makeInvalid(t *testing.T, alice, bob *node) []vectorInvalid {
 		t.Fatal(err)
 	}
 	add("one-time keys used before", "initial", "prekey", bob.pre.Marshal(), initial)
-	last, err := initiate(alice.pre, bob.device, &Bundle{bundleWire{}, good.identity, good.signed, nil, lastOf(t, bob)}, noon, noon.UnixMilli(), random, coins(random))
+	last, err := initiate(alice.pre, bob.device, &Bundle{bundleWire{}, good.identity, good.signed, nil, lastOf(t, bob)}, noon, stamp{at: noon.UnixMilli()}, random, coins(random))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -453,7 +453,7 @@ func replay(t *testing.T, set *vectorSet, v *vectorSession, pin Pin) {
 	}
 	now := time.UnixMilli(v.Time)
 	random := bytes.NewReader(v.Random)
-	a, err := initiate(pre[0], set.Responder.device(), bundle, now, v.Time, random, coins(random))
+	a, err := initiate(pre[0], set.Responder.device(), bundle, now, stamp{at: v.Time}, random, coins(random))
 	if err != nil || !bytes.Equal(a.state.Hello, v.Hello) || a.state.ID != codec.Hash(v.Session) || a.state.Parties != codec.Hash(v.Parties) {
 		t.Fatalf("another session: %v", err)
 	}
