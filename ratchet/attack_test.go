@@ -164,6 +164,14 @@ func TestLowOrderPoints(t *testing.T) {
 		data := editHello(t, encrypt(t, begin(t, alice, bob), "x"), func(h *hello) { h.Ephemeral = weak })
 		bob.mustNotAccept(t, alice, data, noon, ErrPoint, "ephemeral key "+text)
 
+		data = editHello(t, encrypt(t, begin(t, alice, bob), "x"), func(h *hello) {
+			h.Identity, err = sign(alice.signer, labelIdentity, identityBody{Version: version, Leaf: alice.device.Leaf, Key: weak})
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+		bob.mustNotAccept(t, alice, data, noon, ErrPoint, "initiator's agreement key "+text)
+
 		a, b := newSessions(t)
 		mustRead(t, a, encrypt(t, b, "turn"), "turn")
 		m, err := parseMessage(encrypt(t, a, "x"))

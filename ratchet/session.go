@@ -322,6 +322,9 @@ func (s *Session) openNext(m *message, h header, turn bool, aad []byte, now time
 // checkSkips refuses, before any work, a header that passes over too many
 // messages.
 func (s *Session) checkSkips(h header, turn bool) error {
+	if h.n == math.MaxUint32 {
+		return ErrTooFar // no honest sender gets there, and the next number would be 0
+	}
 	n := s.state.Ratchet.Receive.N
 	if !turn {
 		if h.n-n > MaxSkip {

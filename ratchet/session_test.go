@@ -158,6 +158,39 @@ func reseal(t testing.TB, s *Session, m *message, h header) {
 	m.Header = [headerSize + tagSize]byte(sealed)
 }
 
+// TestFurthestOfBothChains is the most work that one message can cause.
+func TestFurthestOfBothChains(t *testing.T) {
+	a, b := newSessions(t)
+	for range MaxSkip {
+		encrypt(t, a, "lost")
+	}
+	mustRead(t, a, encrypt(t, b, "turn"), "turn")
+	data := jump(t, a, a.state.Ratchet.Previous, MaxSkip)
+	work := 0
+	b.testOnlyWork = func() { work++ }
+	mustRead(t, b, data, "jump")
+	if work > 2*MaxSkip+3 || b.skipped() != MaxSkipped {
+		t.Errorf("%d operations, %d keys kept", work, b.skipped())
+	}
+	if n := len(clone(t, b).Marshal()); n > MaxSession {
+		t.Errorf("%d bytes", n)
+	}
+}
+
+func TestReceivingChainEnds(t *testing.T) {
+	a, b := newSessions(t)
+	a.state.Ratchet.Send.N, b.state.Ratchet.Receive.N = math.MaxUint32-1, math.MaxUint32-1
+	mustRead(t, b, encrypt(t, a, "the last"), "the last")
+	a.state.Ratchet.Send.N--
+	data := encrypt(t, a, "x")
+	m, err := parseMessage(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reseal(t, a, m, header{public: a.state.Ratchet.Public, n: math.MaxUint32})
+	mustRefuse(t, b, codec.Encode(m), ErrTooFar, "number 2^32-1")
+}
+
 func TestSendingChainEnds(t *testing.T) {
 	a, _ := newSessions(t)
 	a.state.Ratchet.Send.N = math.MaxUint32 - 1
