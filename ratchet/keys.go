@@ -30,6 +30,12 @@ type secret [keySize]byte
 
 func (s *secret) erase() { clear(s[:]) }
 
+func erase(secrets ...*secret) {
+	for _, s := range secrets {
+		s.erase()
+	}
+}
+
 // String hides the key from logs and error texts.
 func (s secret) String() string { return "secret" }
 

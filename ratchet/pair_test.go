@@ -84,6 +84,9 @@ func (e *end) restart(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if pair.Remote() != e.peer.device || pre.Device() != e.device {
+		t.Fatal("stored for others")
+	}
 	e.pair, e.pre = pair, pre
 }
 

@@ -37,9 +37,7 @@ type agreement struct {
 }
 
 func (a *agreement) erase() {
-	for _, s := range []*secret{&a.dh1, &a.dh2, &a.dh3, &a.dh4} {
-		s.erase()
-	}
+	erase(&a.dh1, &a.dh2, &a.dh3, &a.dh4)
 	clear(a.shared)
 }
 

@@ -77,7 +77,7 @@ func newInitiator(a *agreement, hello []byte, random io.Reader) (*Session, error
 	if err != nil {
 		return nil, err
 	}
-	defer root.erase()
+	defer erase(&root, &header, &next)
 	s := &Session{state: sessionState{Version: version, ID: a.session, Ours: true, Parties: a.parties, Hello: hello}}
 	r := &s.state.Ratchet
 	r.Root, r.Peer, r.NextSend, r.NextRecv = root, a.signed, header, next
@@ -95,6 +95,7 @@ func newResponder(a *agreement, signed secret) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer erase(&root, &header, &next)
 	s := &Session{state: sessionState{Version: version, ID: a.session, Parties: a.parties}}
 	r := &s.state.Ratchet
 	r.Root, r.Self, r.NextRecv, r.NextSend = root, signed, header, next
