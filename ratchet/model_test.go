@@ -236,6 +236,9 @@ func (w *world) agree(seed uint64) {
 func (w *world) heal(seed uint64) {
 	round := func() (ok bool) {
 		ok = true
+		for _, a := range w.ends {
+			a.clock = a.clock.Add(time.Minute) // a restored device's times come after its lost ones
+		}
 		for i := range w.ends {
 			w.send(i)
 			for a := w.ends[1-i]; len(a.queue) > 0; {
