@@ -25,8 +25,10 @@ type goPackage struct {
 // layers lists the tree from the ground up: a package imports its own layer and
 // those above it in this list, never one below.
 var layers = [][]string{
-	{"codec", "quorum"},
-	{"sshsig", "envelope", "blindindex", "ledger", "manifest", "control", "request", "pack", "report", "ratchet", "internal/wire"},
+	{"codec", "quorum", "mls/syntax"},
+	{"mls/cipher"},
+	{"mls/tree"},
+	{"mls", "sshsig", "envelope", "blindindex", "ledger", "manifest", "control", "request", "pack", "report", "ratchet", "internal/wire"},
 	{
 		"client", "client/remote", "verify", "internal/httpsig", "internal/tlogtiles", "internal/replica",
 		"internal/dirlock", "internal/custody", "internal/home", "client/state",
@@ -66,7 +68,7 @@ var forbidden = []struct {
 		reason: "the auditor works offline and trusts nobody",
 	},
 	{
-		from:   []string{"codec", "quorum", "sshsig", "envelope", "blindindex", "ledger", "manifest", "control", "request", "pack", "report", "ratchet", "internal/wire"},
+		from:   []string{"codec", "quorum", "sshsig", "envelope", "blindindex", "ledger", "manifest", "control", "request", "pack", "report", "ratchet", "internal/wire", "mls", "mls/tree", "mls/cipher", "mls/syntax"},
 		direct: []string{"net", "net/http", "database/sql", "log", "os"},
 		reason: "protocols are pure: no network, disk or log",
 	},
