@@ -29,7 +29,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	org := flags.String("org", "", "")
 	export := flags.String("export", "", "")
 	asJSON := flags.Bool("json", false, "")
-	if err := flags.Parse(args); err != nil {
+	packs, err := parse(flags, args)
+	if err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fmt.Fprint(stdout, usage)
 			return 0
@@ -50,11 +51,11 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "chancery-verify: --org %q is no identity: want 64 lower-case hexadecimal characters\n", *org)
 		return 2
 	}
-	if flags.NArg() != 1 {
-		fmt.Fprintf(stderr, "chancery-verify: want one pack, got %d\n\n%s", flags.NArg(), usage)
+	if len(packs) != 1 {
+		fmt.Fprintf(stderr, "chancery-verify: want one pack, got %d\n\n%s", len(packs), usage)
 		return 2
 	}
-	data, err := read(flags.Arg(0))
+	data, err := read(packs[0])
 	if err != nil {
 		fmt.Fprintf(stderr, "chancery-verify: couldn't read the pack: %v\n", err)
 		return 1
@@ -82,6 +83,20 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
+}
+
+// parse reads flags that stand before, between or after the other arguments,
+// which it returns.
+func parse(flags *flag.FlagSet, args []string) (others []string, err error) {
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		if flags.NArg() == 0 {
+			return others, nil
+		}
+		others, args = append(others, flags.Arg(0)), flags.Args()[1:]
+	}
 }
 
 // exportFile checks that an export is the one that the pack names, whose lines

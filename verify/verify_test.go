@@ -518,6 +518,8 @@ func TestProgram(t *testing.T) {
 		"good":           {[]string{"--org", org, good}, 0, "verified: 22 checks hold", ""},
 		"with export":    {[]string{"--org", org, "--export", exported, good}, 0, "export-file", ""},
 		"json":           {[]string{"--org", org, "--json", good}, 0, `"ok": true`, ""},
+		"flags last":     {[]string{good, "--org", org}, 0, "verified: 22 checks hold", ""},
+		"two packs":      {[]string{good, "--org", org, good}, 2, "", "want one pack, got 2"},
 		"no org":         {[]string{good}, 2, "completeness", "no organisation given"},
 		"bad org":        {[]string{"--org", "XYZ", good}, 2, "", "is no identity"},
 		"another org":    {[]string{"--org", strings.Repeat("0", 64), good}, 1, "NOT VERIFIED", ""},

@@ -94,6 +94,7 @@ func run(ctx context.Context, fuzz time.Duration, only string) error {
 func list(ctx context.Context, fuzz time.Duration) ([]part, error) {
 	grown := []string{"CHANCERY_CAMPAIGN=1"}
 	logged := regexp.MustCompile(`^\s+\S+_test\.go:\d+: (.*)$`)
+	passed := regexp.MustCompile(`^--- PASS: (\S+)`) // docs/tamper-table.md has the rest
 	var parts []part
 	for _, corpus := range []string{"ncar_zulip", "enron_mailbox", "irc_disentangled"} {
 		parts = append(parts, part{
@@ -103,7 +104,7 @@ func list(ctx context.Context, fuzz time.Duration) ([]part, error) {
 	parts = append(parts, []part{
 		{"kill loops", []string{"go", "test", "./internal/demo", "-run", "Kill", "-v", "-timeout", "24h"}, grown, logged},
 		{"witnesses gone", []string{"go", "test", "./internal/demo", "-run", "^TestWitnessesGone$", "-v", "-timeout", "24h"}, grown, logged},
-		{"tamper table", []string{"go", "test", "./internal/demo", "./verify", "-run", "Tamper", "-v", "-timeout", "24h"}, grown, logged},
+		{"tamper table", []string{"go", "test", "./internal/demo", "./verify", "-run", "Tamper", "-v", "-timeout", "24h"}, grown, passed},
 	}...)
 	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.ImportPath}} {{.Dir}}", "./...").Output()
 	if err != nil {
@@ -146,11 +147,25 @@ func fuzzTargets(dir string) ([]string, error) {
 	return out, nil
 }
 
-func (p part) run(ctx context.Context) result {
-	start := time.Now()
+func (p part) once(ctx context.Context) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, p.command[0], p.command[1:]...)
 	cmd.Env = append(os.Environ(), p.env...)
-	out, err := cmd.CombinedOutput()
+	return cmd.CombinedOutput()
+}
+
+// late reports whether a fuzz run failed only because its last input was being
+// tried when the time was over, which the tool calls a failure on a busy machine
+// (golang.org/issue/75804). A real finding names a file with its input.
+func late(output []byte) bool {
+	return bytes.Contains(output, []byte("context deadline exceeded")) && !bytes.Contains(output, []byte("Failing input written to"))
+}
+
+func (p part) run(ctx context.Context) result {
+	start := time.Now()
+	out, err := p.once(ctx)
+	if err != nil && late(out) {
+		out, err = p.once(ctx)
+	}
 	r := result{part: p, took: time.Since(start), err: err, output: out}
 	scanner := bufio.NewScanner(bytes.NewReader(out))
 	scanner.Buffer(nil, 1<<20)

@@ -375,16 +375,25 @@ func (a *app) open(ctx context.Context, auth remote.Auth) (*session, error) {
 // openHome replays the log of the organisation that a folder is, or is about to
 // be, pinned to.
 func openHome(ctx context.Context, dir string, h *home.Home, auth remote.Auth) (*session, error) {
+	s, err := offline(dir, h, auth)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.replica.Sync(ctx, s.server); err != nil {
+		return nil, err
+	}
+	return s, home.WriteFile(memoryPath(dir), s.replica.Memory(), 0o644)
+}
+
+// offline is the session of a folder before the log is read.
+func offline(dir string, h *home.Home, auth remote.Auth) (*session, error) {
 	s := &session{home: h, server: remote.New(h.Server, nil, auth), replica: replica.New(h.Organisation)}
 	memory, err := os.ReadFile(memoryPath(dir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("couldn't read the remembered checkpoint: %w", err)
 	}
 	s.replica.Remember(memory)
-	if err := s.replica.Sync(ctx, s.server); err != nil {
-		return nil, err
-	}
-	return s, home.WriteFile(memoryPath(dir), s.replica.Memory(), 0o644)
+	return s, nil
 }
 
 // unpinned refuses a folder that is another organisation's: whom one trusts is

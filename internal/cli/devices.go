@@ -87,16 +87,7 @@ func (a *app) synced(cmd *cobra.Command, f *deviceFlags) (*client.Device, *remot
 
 // device opens a device under the newest control log. The caller closes it.
 func (a *app) device(cmd *cobra.Command, f *deviceFlags) (*client.Device, *remote.Client, error) {
-	h, err := home.Load(f.dir)
-	if err != nil {
-		return nil, nil, hint(err, "name the device's folder with --device, or enrol one: `chancery device enrol --invite FILE`")
-	}
-	// What the folder is sealed under comes first: it needs nobody else.
-	secret, err := a.secret(cmd.Context(), f.keyFile, false)
-	if err != nil {
-		return nil, nil, err
-	}
-	key, err := stateKey(f.dir, secret, false)
+	h, key, err := a.unlock(cmd, f)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -109,6 +100,49 @@ func (a *app) device(cmd *cobra.Command, f *deviceFlags) (*client.Device, *remot
 		return nil, nil, err
 	}
 	return d, s.server.As(httpsig.Ed25519(d.Signer())), nil
+}
+
+// unlock finds whose a device's folder is and what its state is sealed under. It
+// needs nobody else, and so comes first.
+func (a *app) unlock(cmd *cobra.Command, f *deviceFlags) (*home.Home, *[state.KeySize]byte, error) {
+	h, err := home.Load(f.dir)
+	if err != nil {
+		return nil, nil, hint(err, "name the device's folder with --device, or enrol one: `chancery device enrol --invite FILE`")
+	}
+	secret, err := a.secret(cmd.Context(), f.keyFile, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := stateKey(f.dir, secret, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	return h, key, nil
+}
+
+// sender opens a device that is to say something, after what waits on either
+// side. Where the server can't be reached it opens it all the same: what is said
+// then waits in the outbox.
+func (a *app) sender(cmd *cobra.Command, f *deviceFlags) (*client.Device, error) {
+	h, key, err := a.unlock(cmd, f)
+	if err != nil {
+		return nil, err
+	}
+	s, err := openHome(cmd.Context(), f.dir, h, nil)
+	if errors.Is(err, remote.ErrUnavailable) {
+		s, err = offline(f.dir, h, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	d, err := client.Open(deviceConfig(s), f.dir, key)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := d.Sync(cmd.Context()); err != nil && !errors.Is(err, remote.ErrUnavailable) {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
 }
 
 func (a *app) deviceCommand() *cobra.Command {
@@ -453,7 +487,7 @@ func (a *app) sendCommand() *cobra.Command {
 			if draft.Text == "" && remove == "" {
 				return &usageError{errors.New("there is no text")}
 			}
-			d, _, _, err := a.synced(cmd, &f)
+			d, err := a.sender(cmd, &f)
 			if err != nil {
 				return err
 			}

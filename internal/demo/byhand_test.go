@@ -46,6 +46,32 @@ func TestByHand(t *testing.T) {
 	}
 }
 
+// TestSendWithoutServer says something while nothing runs: it goes once the
+// server is back, with the next thing that the device does.
+func TestSendWithoutServer(t *testing.T) {
+	shell := testenv.Program(t, "bash", "Debian package bash")
+	blocks := byHand(t)
+	script := "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n" + strings.Join(blocks[:5], "") + `
+kill $(jobs -p); wait || true
+chancery send --device devices/Maria --key-file keys/device-Maria $TALK "Written on the train." > queued
+` + blocks[2] + `
+chancery read --device devices/Maria --key-file keys/device-Maria
+chancery read --device devices/Jonas --key-file keys/device-Jonas --conversation $TALK > received
+`
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), shell, "-c", script)
+	cmd.Dir, cmd.WaitDelay = dir, 10*time.Second
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for file, want := range map[string]string{"queued": "goes with the next send or read", "received": "Written on the train."} {
+		if data, err := os.ReadFile(filepath.Join(dir, file)); err != nil || !strings.Contains(string(data), want) {
+			t.Errorf("%s lacks %q: %v\n%s", file, want, err, data)
+		}
+	}
+}
+
 // TestReadme runs the README's first command as it stands, as a newcomer would.
 func TestReadme(t *testing.T) {
 	shell := testenv.Program(t, "bash", "Debian package bash")
