@@ -419,6 +419,11 @@ func (d *Device) write() error {
 	if err := d.store.Write(values); err != nil {
 		return err
 	}
+	for i := range values {
+		if values[i].Bucket == bucketMLS {
+			clear(values[i].Data) // nobody else has it
+		}
+	}
 	clear(d.staged)
 	clear(d.changed)
 	return d.step("saved")

@@ -363,7 +363,7 @@ func (s *Groups) Revert() {
 func failure(err error) error {
 	for of, name := range map[error]error{
 		mls.ErrKeyGone: client.ErrReplay, mls.ErrOwnMessage: client.ErrReplay,
-		tree.ErrEpoch: client.ErrEpoch, mls.ErrRemoved: client.ErrNoGroup,
+		tree.ErrEpoch: client.ErrEpoch,
 	} {
 		if errors.Is(err, of) {
 			return fmt.Errorf("%w (%w)", name, err)
