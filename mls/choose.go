@@ -1,6 +1,8 @@
 package mls
 
 import (
+	"slices"
+
 	"chancery/mls/syntax"
 	"chancery/mls/tree"
 )
@@ -10,51 +12,16 @@ import (
 // that exclude each other a Remove goes before an Update, and what arrived
 // first before the rest.
 func (g *Group) choose(own []tree.Proposal) []tree.ProposalOrRef {
-	c := chooser{
-		group:   g,
-		removed: make(map[tree.LeafIndex]bool),
-		updated: make(map[tree.LeafIndex]bool),
-		psks:    make(map[string]bool),
-		clients: make(map[string]bool),
+	if slices.ContainsFunc(own, func(p tree.Proposal) bool { return p.Type() == tree.ProposalReInit }) {
+		return nil // it stands alone
 	}
-	for _, w := range g.proposals {
-		if p, ok := w.content.Content.Proposal.(*tree.Remove); ok && p.Removed != g.own {
-			c.removed[p.Removed] = true
-		}
-	}
+	c := g.newChooser(own)
 	for _, p := range own {
-		if q, ok := p.(*tree.Remove); ok {
-			c.removed[q.Removed] = true
-		}
-	}
-	for l, leaf := range g.public.Tree().Members() {
-		if name := g.config.Rules.Client(leaf); name != "" && !c.removed[l] {
-			c.clients[name] = true
-		}
-	}
-	taken := make(map[tree.LeafIndex]bool) // Removes in the list
-	for _, p := range own {
-		if q, ok := p.(*tree.Remove); ok {
-			taken[q.Removed] = true
-			continue
-		}
 		c.takes(tree.Member(g.own), p)
 	}
 	var list []tree.ProposalOrRef
 	for _, w := range g.proposals {
-		content := &w.content.Content
-		if p, ok := content.Proposal.(*tree.Remove); ok {
-			if p.Removed != g.own && !taken[p.Removed] {
-				taken[p.Removed] = true
-				list = append(list, tree.ProposalOrRef{Ref: w.ref})
-			}
-			continue
-		}
-		// A ReInit stands alone, and what else waits would be lost with it.
-		if content.Proposal.Type() == tree.ProposalReInit && (len(own) > 0 || len(g.proposals) > 1) {
-			continue
-		}
-		if c.takes(content.Sender, content.Proposal) {
+		if c.takes(w.content.Content.Sender, w.content.Content.Proposal) {
 			list = append(list, tree.ProposalOrRef{Ref: w.ref})
 		}
 	}
@@ -63,23 +30,57 @@ func (g *Group) choose(own []tree.Proposal) []tree.ProposalOrRef {
 
 // chooser remembers what a list of proposals has.
 type chooser struct {
-	group      *Group
-	removed    map[tree.LeafIndex]bool
+	own        tree.LeafIndex
+	client     func(*tree.LeafNode) string
+	single     bool                    // whether there is but one proposal
+	leaving    map[tree.LeafIndex]bool // members that a Remove is about
+	removed    map[tree.LeafIndex]bool // those of them in the list
 	updated    map[tree.LeafIndex]bool
 	psks       map[string]bool
-	clients    map[string]bool
+	clients    map[string]bool // those that stay, and those in the list
 	extensions bool
 }
 
-// takes reports whether a proposal other than a Remove can join the list, and
-// counts it in.
+func (g *Group) newChooser(own []tree.Proposal) *chooser {
+	c := &chooser{
+		own:     g.own,
+		client:  g.config.Rules.Client,
+		single:  len(own)+len(g.proposals) == 1,
+		leaving: make(map[tree.LeafIndex]bool),
+		removed: make(map[tree.LeafIndex]bool),
+		updated: make(map[tree.LeafIndex]bool),
+		psks:    make(map[string]bool),
+		clients: make(map[string]bool),
+	}
+	all := slices.Clone(own)
+	for _, w := range g.proposals {
+		all = append(all, w.content.Content.Proposal)
+	}
+	for _, p := range all {
+		if q, ok := p.(*tree.Remove); ok && q.Removed != g.own {
+			c.leaving[q.Removed] = true
+		}
+	}
+	for l, leaf := range g.public.Tree().Members() {
+		if name := c.client(leaf); name != "" && !c.leaving[l] {
+			c.clients[name] = true
+		}
+	}
+	return c
+}
+
+// takes reports whether a proposal can join the list, and counts it in. Nobody
+// commits its own Update or Remove.
 func (c *chooser) takes(from tree.Sender, p tree.Proposal) bool {
 	switch p := p.(type) {
+	case *tree.Remove:
+		return p.Removed != c.own && first(c.removed, p.Removed)
 	case *tree.Update:
 		l, ok := from.Leaf()
-		return ok && l != c.group.own && !c.removed[l] && first(c.updated, l)
+		return ok && l != c.own && !c.leaving[l] && first(c.updated, l)
 	case *tree.Add:
-		name := c.group.config.Rules.Client(&p.KeyPackage.Leaf)
+		// The rules may call a client by no name, and then it has no other leaf.
+		name := c.client(&p.KeyPackage.Leaf)
 		return name == "" || first(c.clients, name)
 	case *tree.PreSharedKey:
 		return first(c.psks, string(syntax.Marshal(&p.PSK)))
@@ -87,6 +88,8 @@ func (c *chooser) takes(from tree.Sender, p tree.Proposal) bool {
 		before := c.extensions
 		c.extensions = true
 		return !before
+	case *tree.ReInit:
+		return c.single
 	}
 	return true
 }

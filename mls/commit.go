@@ -182,22 +182,33 @@ func welcome(s *cipher.Suite, n *next, tag []byte, path *newPath, signer cipher.
 	if w.EncryptedGroupInfo, err = s.Seal(key, nonce, nil, syntax.Marshal(info)); err != nil {
 		return nil, err
 	}
-	for _, added := range n.staged.Added {
-		secrets := groupSecrets{joiner: n.joiner, psks: n.staged.PSKs}
-		if n.staged.HasPath {
-			secrets.path = path.secretFor(n.staged.Committer, added.Leaf)
-		}
-		plain := syntax.Marshal(&secrets)
-		kem, ct, err := s.EncryptWithLabel(added.KeyPackage.InitKey, labelWelcome, w.EncryptedGroupInfo, plain)
-		clear(plain)
-		if err != nil {
-			return nil, fmt.Errorf("couldn't encrypt to leaf %d: %w", added.Leaf, err)
-		}
-		w.Secrets = append(w.Secrets, tree.EncryptedGroupSecrets{
-			NewMember: added.KeyPackage.Ref(s), Secrets: tree.HPKECiphertext{KEMOutput: kem, Ciphertext: ct},
-		})
+	sealer := s.Sealer(labelWelcome, w.EncryptedGroupInfo)
+	w.Secrets = make([]tree.EncryptedGroupSecrets, len(n.staged.Added))
+	err = eachAtOnce(len(w.Secrets), func(i int) (err error) {
+		w.Secrets[i], err = secretsFor(s, sealer, n, path, &n.staged.Added[i])
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return tree.MarshalMessage(w), nil
+}
+
+// secretsFor returns the part of a Welcome that is for one new member.
+func secretsFor(s *cipher.Suite, sealer *cipher.Sealer, n *next, path *newPath, added *tree.Added) (tree.EncryptedGroupSecrets, error) {
+	secrets := groupSecrets{joiner: n.joiner, psks: n.staged.PSKs}
+	if n.staged.HasPath {
+		secrets.path = path.secretFor(n.staged.Committer, added.Leaf)
+	}
+	plain := syntax.Marshal(&secrets)
+	defer clear(plain)
+	kem, ct, err := sealer.Seal(added.KeyPackage.InitKey, plain)
+	if err != nil {
+		return tree.EncryptedGroupSecrets{}, fmt.Errorf("couldn't encrypt to leaf %d: %w", added.Leaf, err)
+	}
+	return tree.EncryptedGroupSecrets{
+		NewMember: added.KeyPackage.Ref(s), Secrets: tree.HPKECiphertext{KEMOutput: kem, Ciphertext: ct},
+	}, nil
 }
 
 // Confirm begins the epoch of the pending commit: the Delivery Service has

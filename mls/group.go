@@ -334,9 +334,9 @@ func (g *Group) retire(before, after *tree.Tree) {
 		}
 	}
 	g.note(recordKey{kind: recordEpoch, epoch: e.context.Epoch})
-	for len(g.past) > PastEpochs {
+	if len(g.past) > PastEpochs {
 		g.forgetEpoch(g.past[0])
-		g.past = g.past[1:]
+		g.past = slices.Delete(g.past, 0, 1)
 	}
 }
 
@@ -346,28 +346,36 @@ func (g *Group) forgetEpoch(e *pastEpoch) {
 		g.note(recordKey{kind: recordFormer, epoch: number, n: uint32(l)})
 	}
 	e.erase()
+	clear(e.former)
 	clear(g.psks[number])
 	delete(g.psks, number)
 	g.note(recordKey{kind: recordEpoch, epoch: number})
 }
 
-// leave erases all secrets after this member's removal.
-func (g *Group) leave() {
+// leave follows the commit that removes this member, and erases all secrets.
+func (g *Group) leave(s *tree.Staged, confirmationTag []byte) error {
+	before := g.public.Tree()
+	if err := g.public.Apply(s, confirmationTag); err != nil {
+		return err
+	}
+	g.noteTree(before, s.Tree)
 	g.removed = true
-	for len(g.past) > 0 {
-		g.forgetEpoch(g.past[0])
-		g.past = g.past[1:]
+	for _, e := range g.past {
+		g.forgetEpoch(e)
 	}
-	g.now.erase()
-	for number := range g.psks {
-		clear(g.psks[number])
-		delete(g.psks, number)
-	}
+	g.past = nil
+	g.forgetEpoch(&pastEpoch{epoch: *g.now})
+	g.now = noEpoch(g.suite, &s.Context)
 	g.setKeys(nil)
 	g.dropProposals()
 	g.dropPending()
 	g.note(recordKey{kind: recordGroup})
-	g.note(recordKey{kind: recordEpoch, epoch: g.Epoch()})
+	return nil
+}
+
+// noEpoch is what a former member has of the epoch that began without it.
+func noEpoch(s *cipher.Suite, context *tree.GroupContext) *epoch {
+	return newEpoch(s, context, 1, new(secrets))
 }
 
 // note marks a record as changed since the last call of Changes.

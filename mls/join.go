@@ -12,7 +12,7 @@ import (
 
 var (
 	// ErrNotForUs means that a Welcome doesn't name the key package.
-	ErrNotForUs = errors.New("Welcome is for other key packages")
+	ErrNotForUs = errors.New("the Welcome is for other key packages")
 	// ErrNoTree means that neither the GroupInfo nor the caller gives the
 	// ratchet tree, without which nothing about a group can be verified.
 	ErrNoTree = errors.New("no ratchet tree is given")

@@ -212,11 +212,9 @@ func (g *Group) processCommit(a *tree.AuthenticatedContent, use func()) (*tree.C
 	}
 	if slices.Contains(staged.Removed, g.own) {
 		// The new epoch's secrets aren't ours: the tag can't be checked.
-		use()
-		if err := g.public.Apply(staged, a.Auth.ConfirmationTag); err != nil {
+		if err := g.leave(staged, a.Auth.ConfirmationTag); err != nil {
 			return nil, err
 		}
-		g.leave()
 		return &staged.Changes, nil
 	}
 	n, err := g.readCommit(staged, a.Content.Commit)

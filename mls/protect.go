@@ -2,7 +2,6 @@ package mls
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -230,46 +229,4 @@ func decodePrivateContent(a *tree.AuthenticatedContent, plain []byte) error {
 		}
 	}
 	return r.Err()
-}
-
-// recordKey names a record of stored state: see Group.Changes.
-type recordKey struct {
-	kind  recordKind
-	epoch uint64
-	n     uint32
-	sub   uint8
-}
-
-// recordKind sorts records.
-type recordKind uint8
-
-const (
-	recordGroup recordKind = 1 + iota
-	recordLeaf
-	recordParent
-	recordPathKey
-	recordEpoch
-	recordSecretNode
-	recordRatchet
-	recordProposal
-	recordPending
-	recordFormer
-)
-
-func ratchetKey(epoch uint64, id ratchetID) recordKey {
-	k := recordKey{kind: recordRatchet, epoch: epoch, n: uint32(id.leaf)}
-	if id.handshake {
-		k.sub = 1
-	}
-	return k
-}
-
-func secretNodeKey(epoch uint64, n tree.NodeIndex) recordKey {
-	return recordKey{kind: recordSecretNode, epoch: epoch, n: uint32(n)}
-}
-
-// bytes is the key in storage: 14 bytes that sort by kind, epoch, n and sub.
-func (k recordKey) bytes() []byte {
-	out := binary.BigEndian.AppendUint64([]byte{byte(k.kind)}, k.epoch)
-	return append(binary.BigEndian.AppendUint32(out, k.n), k.sub)
 }

@@ -107,11 +107,29 @@ func (s *Suite) CheckHPKEKey(public []byte) error {
 // EncryptWithLabel is RFC 9420 §5.1.3. It returns the KEM's output and the
 // ciphertext, or ErrKey for a bad public key.
 func (s *Suite) EncryptWithLabel(public []byte, label string, context, plaintext []byte) (kemOutput, ciphertext []byte, err error) {
-	key, err := s.kem.NewPublicKey(public)
+	return s.Sealer(label, context).Seal(public, plaintext)
+}
+
+// Sealer encrypts to many keys with one label and context. It can be used from
+// several goroutines.
+type Sealer struct {
+	suite *Suite
+	info  []byte
+}
+
+// Sealer returns what does EncryptWithLabel with that label and context, which
+// is encoded once: that of a Welcome is as long as the group's tree.
+func (s *Suite) Sealer(label string, context []byte) *Sealer {
+	return &Sealer{s, labelled(label, context)}
+}
+
+// Seal is EncryptWithLabel.
+func (e *Sealer) Seal(public, plaintext []byte) (kemOutput, ciphertext []byte, err error) {
+	key, err := e.suite.kem.NewPublicKey(public)
 	if err != nil {
 		return nil, nil, ErrKey
 	}
-	kemOutput, sender, err := hpke.NewSender(key, s.kdf, s.hpke, labelled(label, context))
+	kemOutput, sender, err := hpke.NewSender(key, e.suite.kdf, e.suite.hpke, e.info)
 	if err != nil {
 		return nil, nil, ErrKey
 	}

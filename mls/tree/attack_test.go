@@ -110,6 +110,8 @@ func TestSingleProposals(t *testing.T) {
 		{"a PSK for a branch", "12.1.4", resumption(UsageBranch)},
 		{"a ReInit to an older version", "12.1.5", &ReInit{Version: 0}},
 		{"malformed external senders", "12.1.8.1", ext(ExtensionExternalSenders, "\x01")},
+		{"an external sender's key that is none", "12.1.8.1", ext(ExtensionExternalSenders, string(syntax.Marshal(ExternalSenders{{Credential: BasicCredential(nil)}})))},
+		{"an external sender's certificate of another key", "5.3", ext(ExtensionExternalSenders, string(syntax.Marshal(ExternalSenders{{SignatureKey: make([]byte, 32), Credential: certificate(t, nil)}})))},
 		{"a key package of another suite", "10.1", g.add("x", func(p *KeyPackage) { p.CipherSuite = 3 })},
 		{"a key package of another version", "10.1", g.add("x", func(p *KeyPackage) { p.Version = 2 })},
 		{"an init key that is none", "10", g.add("x", func(p *KeyPackage) { p.InitKey = make([]byte, 32) })},
@@ -726,6 +728,24 @@ func TestForeignTrees(t *testing.T) {
 		}
 		return tree
 	}(), nil))
+	violation(t, "a parent node's key that is none, set by a member", "7.1", join(func() *Tree {
+		tree := g.tree.Clone()
+		keys := make([][]byte, len(tree.FilteredDirectPath(5)))
+		for i := range keys {
+			keys[i] = g.hpkeKey(g.suite)
+		}
+		keys[1] = make([]byte, 32)
+		hash, err := tree.setPath(5, keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := g.replacement(5, SourceCommit)
+		changed.ParentHash = hash
+		g.signLeaf(&changed, g.Context().GroupID, 5)
+		tree.setLeaf(5, &changed)
+		return tree
+	}(), nil))
+
 	g.rules.sameName = true
 	violation(t, "two leaves of one client", "12.2", join(func() *Tree {
 		tree := g.tree.Clone()

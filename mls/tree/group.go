@@ -253,7 +253,7 @@ func signatureKey(t *Tree, c *GroupContext, content *FramedContent) ([]byte, err
 // Propose verifies a proposal and keeps it for this epoch's commit. It returns
 // the reference by which a commit names it; the same proposal again changes
 // nothing. It returns ErrEnded, ErrOtherGroup, ErrEpoch, ErrTooManyProposals or
-// a *Violation.
+// a *Violation. Whoever takes messages from strangers bounds their length, too.
 func (g *Group) Propose(ac *AuthenticatedContent) ([]byte, error) {
 	if err := g.current(&ac.Content); err != nil {
 		return nil, err
@@ -279,12 +279,6 @@ func (g *Group) Propose(ac *AuthenticatedContent) ([]byte, error) {
 	}
 	g.proposals[string(ref)] = pending{ac.Content.Sender, ac.Content.Proposal}
 	return ref, nil
-}
-
-// Proposal returns a proposal of this epoch by its reference, and who sent it.
-func (g *Group) Proposal(ref []byte) (Proposal, Sender, bool) {
-	p, ok := g.proposals[string(ref)]
-	return p.proposal, p.from, ok
 }
 
 // proposal judges a proposal by itself (RFC 9420 §12.1), and asks the rules.

@@ -457,3 +457,78 @@ func TestLife(t *testing.T) {
 		})
 	}
 }
+
+// TestPlanInSteps: a committer goes the way of merge in steps of its own.
+func TestPlanInSteps(t *testing.T) {
+	g := grown(t, suite1, 4)
+	plan := func() *Plan {
+		p, err := g.Plan(Member(1), byValue(&Remove{Removed: 2}, g.add("x")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	content := g.content(Member(1))
+	content.ContentType, content.Commit = ContentCommit, new(Commit)
+	finish := func(p *Plan) error {
+		_, err := p.Finish(WirePublicMessage, &content, []byte("signature"))
+		return err
+	}
+	p := plan()
+	if !p.NeedsPath() {
+		t.Error("a Remove needs no path")
+	}
+	violation(t, "no path", "12.4", finish(p))
+	_, err := p.SetKeys(nil)
+	violation(t, "no keys", "7.6", err)
+
+	p = plan()
+	var keys [][]byte
+	for range p.Path() {
+		keys = append(keys, g.hpkeKey(g.suite))
+	}
+	hash, err := p.SetKeys(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	violation(t, "no leaf", "12.4", finish(p))
+	leaf := g.replacement(1, SourceCommit)
+	leaf.ParentHash = hash
+	g.signLeaf(&leaf, g.Context().GroupID, 2)
+	violation(t, "a leaf signed for another place", "7.3", p.SetLeaf(&leaf))
+	violation(t, "no good leaf", "12.4", finish(p))
+	g.signLeaf(&leaf, g.Context().GroupID, 1)
+	if err := p.SetLeaf(&leaf); err != nil {
+		t.Fatal(err)
+	}
+	s, err := p.Finish(WirePublicMessage, &content, []byte("signature"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Context.Epoch != g.Context().Epoch+1 || !bytes.Equal(s.Context.TreeHash, p.Tree().Hash()) || len(s.Path()) != len(keys) {
+		t.Errorf("staged %+v", s.Context)
+	}
+	for i, step := range s.Path() {
+		if !slices.Equal(s.Recipients(step), p.Recipients(step)) || !bytes.Equal(s.Tree.EncryptionKey(step.Node), keys[i]) {
+			t.Errorf("step %d differs", i)
+		}
+	}
+
+	_, err = g.Plan(Member(9), nil)
+	violation(t, "a plan of nobody", "12.4", err)
+	_, err = g.Plan(Sender{Type: SenderExternal}, nil)
+	violation(t, "a plan from outside", "12.4", err)
+	if _, err := g.Plan(Member(0), make([]ProposalOrRef, MaxProposals+1)); !errors.Is(err, ErrTooManyProposals) {
+		t.Errorf("too many proposals: %v", err)
+	}
+	for i := range MaxProposals {
+		g.Group.proposals[fmt.Sprint(i)] = pending{}
+	}
+	if _, err := g.Propose(g.message(1, &Remove{Removed: 2})); !errors.Is(err, ErrTooManyProposals) {
+		t.Errorf("one proposal too many: %v", err)
+	}
+	var v *Violation
+	if !errors.As(p.SetLeaf(&LeafNode{Source: SourceCommit}), &v) || !errors.Is(v, cipher.ErrKey) {
+		t.Errorf("%v doesn't say what is wrong with the key", v)
+	}
+}

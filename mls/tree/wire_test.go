@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"chancery/mls/cipher"
 	"chancery/mls/syntax"
@@ -98,6 +99,11 @@ func TestOneEncoding(t *testing.T) {
 		{"a presence octet of 2", "commit", "00" + "02"},
 		{"an odd number of bytes of codes", "required capabilities", "03" + "000100" + "00" + "00"},
 		{"an unknown credential", "external senders", "04" + "00" + "0003" + "00"},
+		{"unmerged leaves out of order", "ratchet tree", "11" + "00" + "01" + "02" + "00" + "00" + "08" + "00000001" + "00000000" + "00"},
+		{"a leaf twice unmerged", "ratchet tree", "10" + "00" + "01" + "02" + "00" + "00" + "08" + "00000001" + "00000001"},
+		{"a key package of version 2", "message", "000100050002" + "0001" + "00" + "00" + "00" + "0001" + "00" + "0000000000" + "02" + "00" + "00" + "00" + "00"},
+		{"a group context of version 2", "group context", "0002" + "0001" + "00" + "0000000000000000" + "00" + "00" + "00"},
+		{"a private message of no content type", "message", "00010002" + "00" + "0000000000000000" + "00" + "00" + "00" + "00"},
 		{"an empty ratchet tree", "ratchet tree", "00"},
 		{"a blank last node", "ratchet tree", "0100"},
 		{"a parent in a leaf's place", "ratchet tree", "05" + "01" + "02" + "00" + "00" + "00"},
@@ -124,5 +130,41 @@ func TestOneEncoding(t *testing.T) {
 		if out, err := parse["group context extensions"](in); err != nil || !slices.Equal(in, out) {
 			t.Errorf("%s: %v, %x", name, err, out)
 		}
+	}
+}
+
+func TestLifetime(t *testing.T) {
+	at := func(s int64) time.Time { return time.Unix(s, 0) }
+	l := Lifetime{NotBefore: 100, NotAfter: 200}
+	for _, c := range []struct {
+		now  int64
+		want bool
+	}{{99, false}, {100, true}, {200, true}, {201, false}, {-1, false}} {
+		if got := l.Covers(at(c.now)); got != c.want {
+			t.Errorf("covers %d: %v", c.now, got)
+		}
+	}
+	forever := Lifetime{NotAfter: 1<<64 - 1}
+	if !forever.Covers(at(1<<40)) || forever.Covers(at(-1)) || forever.AtMost(1<<62) {
+		t.Error("a lifetime without end")
+	}
+	if !l.AtMost(100*time.Second) || l.AtMost(99*time.Second) || l.AtMost(-time.Hour) || (Lifetime{NotBefore: 2, NotAfter: 1}).AtMost(time.Hour) {
+		t.Error("the length of a lifetime")
+	}
+}
+
+func TestKnownExtensions(t *testing.T) {
+	pub := Extensions{ExternalPubExtension([]byte("key"))}
+	if key, ok, err := pub.ExternalPub(); err != nil || !ok || string(key) != "key" {
+		t.Errorf("%q, %v, %v", key, ok, err)
+	}
+	if _, ok, err := (Extensions{}).ExternalPub(); err != nil || ok {
+		t.Errorf("%v, %v", ok, err)
+	}
+	if _, _, err := (Extensions{{Type: ExtensionExternalPub, Data: []byte{1}}}).ExternalPub(); !errors.Is(err, syntax.ErrSyntax) {
+		t.Errorf("got %v, want ErrSyntax", err)
+	}
+	if pub.Equal(nil) || !pub.Equal(pub) {
+		t.Error("equal extensions")
 	}
 }
