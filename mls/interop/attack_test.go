@@ -2,10 +2,12 @@ package interop
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"iter"
 	"testing"
 
+	"chancery/mls"
 	"chancery/mls/cipher"
 	"chancery/mls/tree"
 )
@@ -94,6 +96,7 @@ func spoil(r *room, p *program) {
 		done := must(c.commit(change{encrypt: true}))(r.t)
 		refuses(r.t, "encrypted commit", done.message, read)
 		must(a.process(done.message))(r.t)
+		r.spoilTree(a, c, b)
 		proposal := must(a.propose(change{remove: r.target(c)}))(r.t)
 		refuses(r.t, "proposal", proposal, read)
 		must(c.process(proposal))(r.t)
@@ -108,6 +111,21 @@ func spoil(r *room, p *program) {
 		_, err := d.joinExternally(externalJoin{info: m})
 		return err
 	})
+}
+
+// spoilTree has a client of ours join with a tree that comes apart from the
+// Welcome, and not without it.
+func (r *room) spoilTree(by member, others ...member) {
+	r.t.Helper()
+	e := r.client(nil)
+	done := must(by.commit(change{add: [][]byte{must(e.keyPackage())(r.t)}, omitTree: true}))(r.t)
+	if err := e.join(done.welcome, nil); !errors.Is(err, mls.ErrNoTree) {
+		r.t.Fatalf("a Welcome without a tree: %v", err)
+	}
+	refuses(r.t, "tree", done.tree, func(m []byte) error { return e.join(done.welcome, m) })
+	for _, m := range others {
+		must(m.process(done.message))(r.t)
+	}
 }
 
 func (r *room) checkKeyPackage(message []byte) error {

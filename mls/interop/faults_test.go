@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"chancery/mls"
 	"chancery/mls/cipher"
 	"chancery/mls/syntax"
 	"chancery/mls/tree"
@@ -89,6 +90,21 @@ func faultReplaced(r *room, who member, commit []byte) {
 	_, err := who.process(commit)
 	refusedBy(r.t, err, "No overlap")
 	r.members = r.members[:len(r.members)-1]
+}
+
+// TestTSMLSExternalSenders: ts-mls reads external_senders as one ExternalSender
+// where RFC 9420 §12.1.8.1 has a list, and refuses the commit that sets it.
+func TestTSMLSExternalSenders(t *testing.T) {
+	r := newRoom(t, 1)
+	a, b := r.client(nil).(*ours), r.client(start(t, tsMLS))
+	r.create(a)
+	r.add(a, change{}, b)
+	senders := tree.ExternalSenders{{SignatureKey: a.id.Signer.Public(), Credential: a.id.Credential}}
+	done := must(a.Group.Commit(mls.CommitOptions{Proposals: []tree.Proposal{
+		&tree.GroupContextExtensions{Extensions: tree.Extensions{senders.Extension()}},
+	}}))(t)
+	_, err := b.process(done.Message)
+	refusedBy(t, err, "Could not decode external_senders")
 }
 
 // TestTSMLSUnmerged: ts-mls refuses to join a tree in which a node's unmerged

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"chancery/mls"
 	"chancery/mls/cipher"
 )
 
@@ -185,4 +186,23 @@ func wander(r *room, core *program, rng *rand.Rand, steps int) {
 		}
 	}
 	r.talk()
+}
+
+// TestLostRace has a commit of ours lose against one of theirs.
+func TestLostRace(t *testing.T) {
+	for _, name := range []string{tsMLS, coreCrypto} {
+		t.Run(name, func(t *testing.T) {
+			r := newRoom(t, 1)
+			a, b := r.client(nil).(*ours), r.client(start(t, name))
+			r.create(a)
+			r.add(a, change{}, b)
+			lost := must(a.Group.Commit(mls.CommitOptions{Path: true}))(t)
+			r.commit(b, change{})
+			if !r.refused(b, lost.Message) {
+				t.Fatal("a commit of an earlier epoch is taken")
+			}
+			r.commit(a, change{})
+			r.talk()
+		})
+	}
 }

@@ -81,6 +81,7 @@ type request struct {
 	Encrypt  bool           `json:"encrypt,omitempty"`
 	OmitTree bool           `json:"omitTree,omitempty"`
 	Resync   bool           `json:"resync,omitempty"`
+	ReInit   bool           `json:"reinit,omitempty"`
 	Add      []byte         `json:"add,omitempty"`
 	Remove   tree.LeafIndex `json:"remove"`
 	ID       []byte         `json:"id,omitempty"`

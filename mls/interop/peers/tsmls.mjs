@@ -56,16 +56,14 @@ class Client {
   async join({ message: data, tree }) {
     const { welcome } = parse(data);
     const { publicPackage, privatePackage } = this.pending;
-    const given = tree && decodeRatchetTree(bytes(tree), 0)[0];
-    this.state = await mls.joinGroup(welcome, publicPackage, privatePackage, mls.makePskIndex(undefined, this.psks), this.suite, given);
+    this.state = await mls.joinGroup(welcome, publicPackage, privatePackage, mls.makePskIndex(undefined, this.psks), this.suite, given(tree));
   }
 
   async joinExternally({ message: data, tree, resync }) {
     const { groupInfo } = parse(data);
     const { publicPackage, privatePackage } = await this.newKeyPackage();
-    const given = tree && decodeRatchetTree(bytes(tree), 0)[0];
     if (!this.asIs) findBareKey(groupInfo.extensions);
-    const { publicMessage, newState } = await mls.joinGroupExternal(groupInfo, publicPackage, privatePackage, !!resync, this.suite, given);
+    const { publicMessage, newState } = await mls.joinGroupExternal(groupInfo, publicPackage, privatePackage, !!resync, this.suite, given(tree));
     this.state = newState;
     return { commit: message("mls_public_message", { publicMessage }) };
   }
@@ -97,6 +95,40 @@ class Client {
       welcome: welcome && message("mls_welcome", { welcome }),
       tree: text(encodeRatchetTree(newState.ratchetTree)),
     };
+  }
+
+  // reinit ends the group, in favour of one that follow creates.
+  async reinit({ group }) {
+    const { newState, commit } = await mls.reinitGroup(this.state, bytes(group), version, this.suite.name, [], this.suite);
+    this.state = newState;
+    return { commit: text(mls.encodeMlsMessage(commit)) };
+  }
+
+  // follow creates the group that reinit announced.
+  async follow({ packages, group }) {
+    const own = await this.newKeyPackage();
+    const members = packages.map((p) => parse(p).keyPackage);
+    return this.moves(
+      await mls.reinitCreateNewGroup(this.state, own.publicPackage, own.privatePackage, members, bytes(group), this.suite.name, []),
+    );
+  }
+
+  // branch creates a group with some of the group's members.
+  async branch({ packages, group }) {
+    const own = await this.newKeyPackage();
+    const members = packages.map((p) => parse(p).keyPackage);
+    return this.moves(await mls.branchGroup(this.state, own.publicPackage, own.privatePackage, members, bytes(group), this.suite));
+  }
+
+  moves({ newState, welcome }) {
+    this.state = newState;
+    return { welcome: message("mls_welcome", { welcome }), tree: text(encodeRatchetTree(newState.ratchetTree)) };
+  }
+
+  async joinAfter({ message: data, tree, reinit }) {
+    const { publicPackage, privatePackage } = this.pending;
+    const [join, last] = reinit ? [mls.joinGroupFromReinit] : [mls.joinGroupFromBranch, this.suite];
+    this.state = await join(this.state, parse(data).welcome, publicPackage, privatePackage, given(tree), last);
   }
 
   async propose({ add, remove, id, encrypt }) {
@@ -189,6 +221,7 @@ function findBareKey(extensions) {
   };
 }
 
+const given = (tree) => tree && decodeRatchetTree(bytes(tree), 0)[0];
 const addition = (data) => ({ proposalType: "add", add: { keyPackage: parse(data).keyPackage } });
 const removal = (leaf) => ({ proposalType: "remove", remove: { removed: leaf } });
 
