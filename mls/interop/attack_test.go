@@ -105,7 +105,13 @@ func spoil(r *room, p *program) {
 	}
 	r.same()
 
-	info, _, err := a.groupInfo(false)
+	// An external commit has no membership tag.
+	info, _, err := b.groupInfo(false)
+	r.ok(err)
+	joining := must(r.client(p).joinExternally(externalJoin{info: info}))(r.t)
+	refuses(r.t, "external commit", joining, read)
+
+	info, _, err = a.groupInfo(false)
 	r.ok(err)
 	refuses(r.t, "GroupInfo", info, func(m []byte) error {
 		_, err := d.joinExternally(externalJoin{info: m})

@@ -8,6 +8,7 @@ import { p256, p384, p521 } from "@noble/curves/nist.js";
 import { bytes, serve, text } from "./lines.mjs";
 
 const curves = { P256: p256, P384: p384, P521: p521 };
+// Values that nobody knows (RFC 9420 §13.5), in the forms that ts-mls wants.
 const grease = { suite: "2570", extension: 0x1a1a, proposal: 0x2a2a, credential: "14906" };
 const version = "mls10";
 
