@@ -102,3 +102,35 @@ func first[K comparable](set map[K]bool, k K) bool {
 	set[k] = true
 	return true
 }
+
+// maxTries bounds how often a list of proposals is tried, whatever members send.
+const maxTries = 64
+
+// fitting returns those waiting proposals with which a commit can be made beside
+// the given ones. A proposal that is fine by itself may not fit the tree, such as
+// an Update with another member's key: without this, whoever sends one would
+// stop all commits. What doesn't fit is found by halving; what remains after
+// maxTries is left for the next commit.
+func (g *Group) fitting(own, waiting []tree.ProposalOrRef) []tree.ProposalOrRef {
+	tries := 0
+	fits := func(list []tree.ProposalOrRef) bool {
+		tries++
+		plan, err := g.public.Plan(tree.Member(g.own), slices.Concat(list, own))
+		return err == nil && plan.Check() == nil
+	}
+	var take func(taken, rest []tree.ProposalOrRef) []tree.ProposalOrRef
+	take = func(taken, rest []tree.ProposalOrRef) []tree.ProposalOrRef {
+		if len(rest) == 0 || tries == maxTries {
+			return taken
+		}
+		if all := slices.Concat(taken, rest); fits(all) {
+			return all
+		}
+		if len(rest) == 1 {
+			return taken
+		}
+		half := len(rest) / 2
+		return take(take(taken, rest[:half]), rest[half:])
+	}
+	return take(nil, waiting)
+}

@@ -74,13 +74,7 @@ func (g *Group) commit(o *CommitOptions, former *Group) (*Committed, error) {
 	if o.Identity != nil {
 		after = o.Identity
 	}
-	list := make([]tree.ProposalOrRef, 0, len(o.Proposals))
-	if !o.Alone {
-		list = g.choose(o.Proposals)
-	}
-	for _, p := range o.Proposals {
-		list = append(list, tree.ProposalOrRef{Proposal: p})
-	}
+	list := g.proposalsFor(o)
 	plan, err := g.public.Plan(tree.Member(g.own), list)
 	if err != nil {
 		return nil, err
@@ -110,17 +104,30 @@ func (g *Group) commit(o *CommitOptions, former *Group) (*Committed, error) {
 	n.keys = path.keys
 	a.Auth.ConfirmationTag = n.secrets.confirmationTag(g.suite, staged.Context.ConfirmedTranscriptHash)
 	out := new(Committed)
-	if out.Message, err = g.now.protect(a, g.config.PadTo, g.config.Random); err != nil {
-		return nil, err
-	}
 	if len(staged.Added) > 0 {
 		if out.Welcome, err = welcome(g.suite, n, a.Auth.ConfirmationTag, path, after.Signer, o.OmitTree); err != nil {
 			return nil, err
 		}
 	}
+	// Last, because this spends a key of an encrypted commit.
+	if out.Message, err = g.now.protect(a, g.config.PadTo, g.config.Random); err != nil {
+		return nil, err
+	}
 	g.pending = &pending{digest: g.suite.Hash(out.Message), content: a, next: n}
 	g.note(recordKey{kind: recordPending})
 	return out, nil
+}
+
+// proposalsFor returns what the commit covers.
+func (g *Group) proposalsFor(o *CommitOptions) []tree.ProposalOrRef {
+	own := make([]tree.ProposalOrRef, 0, len(o.Proposals))
+	for _, p := range o.Proposals {
+		own = append(own, tree.ProposalOrRef{Proposal: p})
+	}
+	if o.Alone {
+		return own
+	}
+	return append(g.fitting(own, g.choose(o.Proposals)), own...)
 }
 
 // psksFor returns the PSKs of a commit of one's own.
@@ -280,10 +287,18 @@ func (g *Group) GroupInfo(omitTree bool) ([]byte, error) {
 	return tree.MarshalMessage(info), nil
 }
 
+// MaxMessage bounds an application message and its authenticated data, in bytes.
+// Larger things belong in attachments.
+const MaxMessage = 1 << 26
+
 // Encrypt returns an application message (RFC 9420 §15). It spends a key of the
 // member's: Changes must be stored before the message is sent. The
-// authenticated data is sent in the clear.
+// authenticated data is sent in the clear. It returns ErrTooLong beyond
+// MaxMessage, ErrRemoved or tree.ErrEnded.
 func (g *Group) Encrypt(data, authenticatedData []byte) ([]byte, error) {
+	if len(data) > MaxMessage || len(authenticatedData) > MaxMessage {
+		return nil, ErrTooLong
+	}
 	return g.send(tree.WirePrivateMessage, &tree.FramedContent{
 		AuthenticatedData: authenticatedData, ContentType: tree.ContentApplication, ApplicationData: data,
 	}, nil)
@@ -349,14 +364,18 @@ func (g *Group) send(w tree.WireFormat, content *tree.FramedContent, key *cipher
 	if err != nil {
 		return nil, err
 	}
-	message, err := g.now.protect(a, g.config.PadTo, g.config.Random)
-	if err != nil {
+	if content.ContentType != tree.ContentProposal {
+		return g.now.protect(a, g.config.PadTo, g.config.Random)
+	}
+	// Judged by the rules before a key is spent.
+	before := len(g.proposals)
+	if _, err := g.keepProposal(a, key); err != nil {
 		return nil, err
 	}
-	if content.ContentType == tree.ContentProposal {
-		if _, err := g.keepProposal(a, key); err != nil {
-			return nil, err
-		}
+	message, err := g.now.protect(a, g.config.PadTo, g.config.Random)
+	if err != nil {
+		g.proposals = g.proposals[:before]
+		return nil, err
 	}
 	return message, nil
 }

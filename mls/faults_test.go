@@ -393,7 +393,7 @@ func TestFarGeneration(t *testing.T) {
 	id := ratchetID{leaf: 0}
 	for _, generation := range []uint32{MaxSkip + 1, 1 << 31, 1<<32 - 2, 1<<32 - 1} {
 		x := &secretTree{ratchets: map[ratchetID]*ratchet{id: {secret: []byte{1}}, {0, true}: {}}}
-		if _, _, err := x.find(id, generation); !errors.Is(err, ErrGeneration) {
+		if _, err := x.find(id, generation); !errors.Is(err, ErrGeneration) {
 			t.Errorf("generation %d: %v", generation, err)
 		}
 	}
@@ -496,6 +496,49 @@ func TestBadKeyPackages(t *testing.T) {
 	must(RestoreKeyPackage(data, initKey, leafKey))(t)
 }
 
+// TestProposalsThatFitNothing: who sends proposals with which no commit can be
+// made doesn't stop commits.
+func TestProposalsThatFitNothing(t *testing.T) {
+	m := group(t, cipher.X25519AES128SHA256Ed25519, 4)
+	everyone := func(message []byte) {
+		t.Helper()
+		for _, x := range m {
+			if x != m[1] {
+				must(x.Process(message))(t)
+			}
+		}
+	}
+	// b updates to a's encryption key, of which nobody asks a proof.
+	leaf := m[1].id.leaf(tree.SourceUpdate, m[0].Public().Tree().Leaf(0).EncryptionKey)
+	if err := signLeaf(leaf, m[1].id.Signer, m[1].ID(), m[1].Own()); err != nil {
+		t.Fatal(err)
+	}
+	everyone(must(m[1].propose(&tree.Update{Leaf: *leaf}, nil, false, nil))(t))
+	// Clients under a's signature key and c's encryption key, and one that can't
+	// do what another proposal requires.
+	thief := newMember(t, m[0].suite, "thief")
+	thief.id.Signer = m[0].id.Signer
+	everyone(must(m[1].Propose(&tree.Add{KeyPackage: thief.keyPackage().Public}, false, nil))(t))
+	copied := newMember(t, m[0].suite, "copied")
+	own := copied.keyPackage()
+	own.Public.Leaf.EncryptionKey = m[2].Public().Tree().Leaf(m[2].Own()).EncryptionKey
+	if err := signLeaf(&own.Public.Leaf, copied.id.Signer, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	own.Public.Signature = must(copied.id.Signer.Sign(tree.LabelKeyPackage, own.Public.SignedContent()))(t)
+	everyone(must(m[1].Propose(&tree.Add{KeyPackage: own.Public}, false, nil))(t))
+	required := tree.RequiredCapabilities{Extensions: []tree.ExtensionType{0xfafa}}
+	everyone(must(m[1].Propose(&tree.GroupContextExtensions{Extensions: tree.Extensions{required.Extension()}}, false, nil))(t))
+	// And one that is all right.
+	everyone(must(m[1].Propose(&tree.Remove{Removed: m[3].Own()}, false, nil))(t))
+
+	m[0].commits(CommitOptions{}, m...)
+	if !m[3].Removed() || m[0].Public().Tree().Count() != 3 {
+		t.Fatalf("%d members", m[0].Public().Tree().Count())
+	}
+	talk(t, m[:3]...)
+}
+
 func FuzzProcess(f *testing.F) {
 	m := group(f, cipher.X25519AES128SHA256Ed25519, 3)
 	f.Add(must(m[0].Encrypt([]byte("text"), []byte("header")))(f))
@@ -519,9 +562,10 @@ func FuzzJoin(f *testing.F) {
 	c := must(m[0].Commit(CommitOptions{Proposals: []tree.Proposal{&tree.Add{KeyPackage: own.Public}}}))(f)
 	f.Add(c.Welcome, []byte(nil))
 	f.Add(c.Welcome, m[0].Public().Tree().Marshal())
+	must(m[0].Confirm())(f)
 	f.Fuzz(func(t *testing.T, welcome, ratchetTree []byte) {
 		g, err := Join(next.config, own, welcome, ratchetTree, nil)
-		if err == nil && !bytes.Equal(welcome, c.Welcome) {
+		if err == nil && !bytes.Equal(g.EpochAuthenticator(), m[0].EpochAuthenticator()) {
 			t.Fatalf("joined %x by a forged Welcome", g.ID())
 		}
 	})

@@ -58,6 +58,8 @@ func TestExporterAndAuthenticator(t *testing.T) {
 	}
 	_, err := m[0].Export("label", nil, 1<<20)
 	wants(t, "a megabyte", err, ErrTooLong)
+	_, err = m[0].Encrypt(make([]byte, MaxMessage+1), nil)
+	wants(t, "a long message", err, ErrTooLong)
 }
 
 // TestIdentityChanges: a member rotates its signature key by a commit, another by

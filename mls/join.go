@@ -110,15 +110,13 @@ type joining struct {
 }
 
 func (j *joining) join(w *tree.Welcome, ratchetTree []byte, former *Group) (*Group, error) {
+	defer j.erase()
 	if err := j.openSecrets(w); err != nil {
 		return nil, err
 	}
-	defer clear(j.secrets.joiner)
-	defer clear(j.secrets.path)
 	if err := j.openInfo(w, former); err != nil {
 		return nil, err
 	}
-	defer clear(j.member)
 	t, err := j.tree(ratchetTree)
 	if err != nil {
 		return nil, err
@@ -145,6 +143,13 @@ func (j *joining) join(w *tree.Welcome, ratchetTree []byte, former *Group) (*Gro
 		return nil, fmt.Errorf("confirmation tag: %w", ErrNotAuthentic)
 	}
 	return newGroup(j.config, public, at, k, x), nil
+}
+
+// erase overwrites what the Welcome carried.
+func (j *joining) erase() {
+	clear(j.secrets.joiner)
+	clear(j.secrets.path)
+	clear(j.member)
 }
 
 // openSecrets decrypts what the Welcome has for this key package.

@@ -38,7 +38,7 @@ func TestModel(t *testing.T) {
 	if *modelRuns < 16 {
 		return
 	}
-	for _, e := range []string{"commit", "crash", "external join", "join", "lost state", "proposal", "race", "read", "refused", "removed"} {
+	for _, e := range []string{"commit", "crash", "external join", "join", "lost state", "proposal", "psk", "race", "read", "refused", "removed", "revoked"} {
 		if events[e] == 0 {
 			t.Errorf("no %s in all schedules, but %v", e, events)
 		}
@@ -50,7 +50,8 @@ type world struct {
 	t       testing.TB
 	random  *rand.Rand
 	devices []*device
-	server  *tree.Group // nil where handshakes are encrypted: it orders them by epoch alone
+	server  *tree.Group   // nil where handshakes are encrypted: it orders them by epoch alone
+	officer cipher.Signer // the external sender that removes revoked devices
 	epochs  []epochFacts
 	spent   map[string]bool // keys used by messages that were sent
 	ghosts  []*device       // states of members as they were before their removal
@@ -93,10 +94,14 @@ func newWorld(t testing.TB, seed uint64) *world {
 	s := testSuite(t, id)
 	for i := range 3 + w.random.IntN(most-2) {
 		m := newMember(t, s, fmt.Sprintf("%d of run %d", i, seed))
+		m.psks["shared"] = []byte("among all")
 		w.devices = append(w.devices, &device{member: m, disk: make(map[string][]byte), read: make(map[string]bool)})
 	}
+	w.officer = must(s.NewSigner(must(s.GenerateSignatureKey(random("officer")))(t)))(t)
 	first := w.devices[0]
-	first.create("group")
+	first.create("group", tree.ExternalSenders{{
+		SignatureKey: w.officer.Public(), Credential: tree.BasicCredential([]byte("officer")),
+	}}.Extension())
 	first.save()
 	if w.random.IntN(4) > 0 {
 		w.server = serve(t, first)
@@ -161,8 +166,10 @@ func (w *world) step() {
 		w.receive(w.pick(inside))
 	case n < 75:
 		w.commit(d)
-	case n < 83:
+	case n < 81:
 		w.propose(d)
+	case n < 83:
+		w.revoke()
 	case n < 88:
 		w.race(d)
 	case n < 92:
@@ -379,6 +386,12 @@ func (w *world) options(d *device) CommitOptions {
 			}
 		}
 	}
+	if w.chance(10) {
+		nonce := make([]byte, d.suite.HashSize())
+		must(d.config.Random.Read(nonce))(w.t)
+		o.Proposals = append(o.Proposals, &tree.PreSharedKey{PSK: tree.PreSharedKeyID{Type: tree.PSKExternal, ID: []byte("shared"), Nonce: nonce}})
+		w.events["psk"]++
+	}
 	if l, ok := w.other(d); ok && w.chance(25) {
 		o.Proposals = append(o.Proposals, &tree.Remove{Removed: l})
 	}
@@ -568,14 +581,33 @@ func (w *world) propose(d *device) {
 	if d.Epoch() != w.now() {
 		return // the server refuses it
 	}
+	w.orders(message, d)
+	w.events["proposal"]++
+}
+
+// orders has the server judge a proposal and hold it for all members but one.
+func (w *world) orders(message []byte, but *device) {
+	w.t.Helper()
 	if w.server != nil {
 		m := must(tree.ParseMessage(bytes.Clone(message)))(w.t).(*tree.PublicMessage)
 		if _, err := w.server.Propose(m.AuthenticatedContent()); err != nil {
 			w.t.Fatalf("the server refuses a proposal: %v", err)
 		}
 	}
-	w.events["proposal"]++
-	w.enqueue(message, d)
+	w.enqueue(message, but)
+}
+
+// revoke has the external sender propose that a member leave.
+func (w *world) revoke() {
+	w.t.Helper()
+	d := w.pick(func(d *device) bool { return inside(d) && d.Epoch() == w.now() })
+	if d == nil {
+		return
+	}
+	if l, ok := w.other(d); ok {
+		w.orders(must(ProposeFromOutside(d.ID(), w.now(), 0, w.officer, &tree.Remove{Removed: l}))(w.t), nil)
+		w.events["revoked"]++
+	}
 }
 
 // race has two devices commit in one epoch. The server shows the commit that it

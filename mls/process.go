@@ -37,14 +37,16 @@ type Received struct {
 
 // Process reads a message of the group: an application message, a proposal,
 // which waits for a commit, or a commit, which begins the next epoch. After a
-// commit that removes this member, Removed is true and all secrets are gone.
+// commit that removes this member, Removed is true and all secrets are gone. Its
+// confirmation tag can't be checked by who isn't in the epoch that it begins.
 //
 // A pending commit of one's own is confirmed when it comes back, and discarded
 // when another's begins the epoch.
 //
 // It returns ErrRemoved, ErrOwnMessage, ErrKeyGone (a replay, or too late),
 // ErrGeneration, ErrNotAuthentic, ErrNoPSK, syntax.ErrSyntax, or an error of
-// tree.Group.
+// tree.Group. A member who can't take a commit that others take, for want of a
+// PSK or by rules of its own, comes back by an external commit.
 func (g *Group) Process(message []byte) (*Received, error) {
 	if g.removed {
 		return nil, ErrRemoved
@@ -85,7 +87,7 @@ func (g *Group) processPublic(m *tree.PublicMessage) (*Received, error) {
 	if leaf, ok := a.Content.Sender.Leaf(); ok && leaf == g.own && a.Content.ContentType == tree.ContentCommit {
 		return nil, ErrOwnMessage
 	}
-	return g.processContent(a, func() {})
+	return g.processContent(a, nil)
 }
 
 func (g *Group) processPrivate(m *tree.PrivateMessage) (*Received, error) {
@@ -96,11 +98,12 @@ func (g *Group) processPrivate(m *tree.PrivateMessage) (*Received, error) {
 		return g.processLate(m)
 	}
 	t := g.public.Tree()
-	a, use, err := g.now.unprotectPrivate(m, func(l tree.LeafIndex) error { return g.maySend(t.Leaf(l), l) })
+	a, key, err := g.now.unprotectPrivate(m, func(l tree.LeafIndex) error { return g.maySend(t.Leaf(l), l) })
 	if err != nil {
 		return nil, err
 	}
-	return g.processContent(a, use)
+	defer key.drop()
+	return g.processContent(a, key)
 }
 
 func (g *Group) checkGroup(id []byte) error {
@@ -128,16 +131,17 @@ func (g *Group) processLate(m *tree.PrivateMessage) (*Received, error) {
 		return nil, tree.ErrEpoch
 	}
 	e := g.past[i]
-	a, use, err := e.unprotectPrivate(m, func(l tree.LeafIndex) error { return g.maySend(g.leafIn(e, l), l) })
+	a, key, err := e.unprotectPrivate(m, func(l tree.LeafIndex) error { return g.maySend(g.leafIn(e, l), l) })
 	if err != nil {
 		return nil, err
 	}
+	defer key.drop()
 	l, _ := a.Content.Sender.Leaf()
 	leaf := g.leafIn(e, l)
 	if err := g.suite.VerifyWithLabel(leaf.SignatureKey, tree.LabelFramedContent, a.Content.SignedContent(a.WireFormat, &e.context), a.Auth.Signature); err != nil {
 		return nil, fmt.Errorf("signature: %w", ErrNotAuthentic)
 	}
-	use()
+	key.use()
 	return received(a, leaf), nil
 }
 
@@ -157,9 +161,9 @@ func received(a *tree.AuthenticatedContent, leaf *tree.LeafNode) *Received {
 	}
 }
 
-// processContent reads content of the present epoch. use makes the use of its
-// key final.
-func (g *Group) processContent(a *tree.AuthenticatedContent, use func()) (*Received, error) {
+// processContent reads content of the present epoch and uses up its key, which
+// is nil for what wasn't encrypted.
+func (g *Group) processContent(a *tree.AuthenticatedContent, key *foundKey) (*Received, error) {
 	var leaf *tree.LeafNode
 	if l, ok := a.Content.Sender.Leaf(); ok {
 		leaf = g.public.Tree().Leaf(l)
@@ -170,16 +174,16 @@ func (g *Group) processContent(a *tree.AuthenticatedContent, use func()) (*Recei
 		if err := tree.VerifyContent(g.public.Tree(), &g.now.context, a); err != nil {
 			return nil, err
 		}
-		use()
+		key.use()
 	case tree.ContentProposal:
 		ref, err := g.keepProposal(a, nil)
 		if err != nil {
 			return nil, err
 		}
-		use()
+		key.use()
 		r.ProposalRef = ref
 	case tree.ContentCommit:
-		changes, err := g.processCommit(a, use)
+		changes, err := g.processCommit(a, key)
 		if err != nil {
 			return nil, err
 		}
@@ -205,7 +209,7 @@ func (g *Group) keepProposal(a *tree.AuthenticatedContent, key *cipher.PrivateKe
 }
 
 // processCommit verifies another's commit and begins its epoch.
-func (g *Group) processCommit(a *tree.AuthenticatedContent, use func()) (*tree.Changes, error) {
+func (g *Group) processCommit(a *tree.AuthenticatedContent, key *foundKey) (*tree.Changes, error) {
 	staged, err := g.public.Stage(a)
 	if err != nil {
 		return nil, err
@@ -225,7 +229,7 @@ func (g *Group) processCommit(a *tree.AuthenticatedContent, use func()) (*tree.C
 		n.erase()
 		return nil, fmt.Errorf("confirmation tag: %w", ErrNotAuthentic)
 	}
-	use()
+	key.use()
 	if err := g.advance(n, a.Auth.ConfirmationTag); err != nil {
 		return nil, err
 	}

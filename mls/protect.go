@@ -181,11 +181,11 @@ func (e *epoch) protectPrivate(a *tree.AuthenticatedContent, padTo int, random i
 	return m, nil
 }
 
-// unprotectPrivate decrypts m. Until the function it returns is called the key
-// stays: the caller verifies the signature first (tree.Group), because each
-// member can encrypt in another's name. allowed judges the sender before any
-// key is derived for it.
-func (e *epoch) unprotectPrivate(m *tree.PrivateMessage, allowed func(tree.LeafIndex) error) (*tree.AuthenticatedContent, func(), error) {
+// unprotectPrivate decrypts m. The caller verifies the signature (tree.Group)
+// before it uses up the key, because each member can encrypt in another's name,
+// and drops the key otherwise. allowed judges the sender before any key is
+// derived for it.
+func (e *epoch) unprotectPrivate(m *tree.PrivateMessage, allowed func(tree.LeafIndex) error) (*tree.AuthenticatedContent, *foundKey, error) {
 	key, nonce := e.senderDataKeys(m.Ciphertext)
 	plain, err := e.suite.Open(key, nonce, senderDataAAD(m), m.EncryptedSenderData)
 	if err != nil {
@@ -198,22 +198,31 @@ func (e *epoch) unprotectPrivate(m *tree.PrivateMessage, allowed func(tree.LeafI
 	if err := allowed(data.leaf); err != nil {
 		return nil, nil, err
 	}
-	k, use, err := e.keys.find(ratchetID{data.leaf, m.ContentType != tree.ContentApplication}, data.generation)
+	k, err := e.keys.find(ratchetID{data.leaf, m.ContentType != tree.ContentApplication}, data.generation)
 	if err != nil {
 		return nil, nil, fmt.Errorf("generation %d of leaf %d: %w", data.generation, data.leaf, err)
 	}
-	plain, err = e.suite.Open(k.key, guard(k.nonce, data.reuseGuard), contentAAD(m), m.Ciphertext)
+	a, err := e.openContent(m, &data, &k.keyAndNonce)
 	if err != nil {
-		return nil, nil, fmt.Errorf("content: %w", ErrNotAuthentic)
+		k.drop()
+		return nil, nil, err
+	}
+	return a, k, nil
+}
+
+func (e *epoch) openContent(m *tree.PrivateMessage, data *senderData, k *keyAndNonce) (*tree.AuthenticatedContent, error) {
+	plain, err := e.suite.Open(k.key, guard(k.nonce, data.reuseGuard), contentAAD(m), m.Ciphertext)
+	if err != nil {
+		return nil, fmt.Errorf("content: %w", ErrNotAuthentic)
 	}
 	a := &tree.AuthenticatedContent{WireFormat: tree.WirePrivateMessage, Content: tree.FramedContent{
 		GroupID: m.GroupID, Epoch: m.Epoch, Sender: tree.Member(data.leaf),
 		AuthenticatedData: m.AuthenticatedData, ContentType: m.ContentType,
 	}}
 	if err := decodePrivateContent(a, plain); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return a, use, nil
+	return a, nil
 }
 
 // decodePrivateContent reads PrivateMessageContent (RFC 9420 §6.3.1). Padding

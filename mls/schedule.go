@@ -97,8 +97,9 @@ func (x *secrets) confirmationTag(s *cipher.Suite, confirmedTranscriptHash []byt
 	return s.MAC(x.confirmation, confirmedTranscriptHash)
 }
 
-// ErrTooLong means that more bytes were asked for than can be derived.
-var ErrTooLong = errors.New("more bytes than the cipher suite can derive")
+// ErrTooLong means that more bytes were asked for than can be derived, or given
+// than can be sent.
+var ErrTooLong = errors.New("too many bytes")
 
 // export is MLS-Exporter (RFC 9420 §8.5).
 func (x *secrets) export(s *cipher.Suite, label string, context []byte, length int) ([]byte, error) {

@@ -239,38 +239,69 @@ func (t *secretTree) spend(id ratchetID) (keyAndNonce, uint32, error) {
 	return k, generation, nil
 }
 
-// find returns the key of a message to be read, and a function that makes its
-// use final. Until that is called nothing is used up, so that a forged message
-// can't delete the key of a true one. The work is bounded by MaxSkip.
-func (t *secretTree) find(id ratchetID, generation uint32) (keyAndNonce, func(), error) {
+// foundKey is the key of a message to be read. Until use is called nothing is
+// used up, so that a forged message can't delete the key of a true one.
+type foundKey struct {
+	keyAndNonce
+	tree       *secretTree
+	id         ratchetID
+	generation uint32
+	after      *ratchet // as the ratchet will be; nil for a late key
+	settled    bool
+}
+
+// find returns the key of a message. The work is bounded by MaxSkip.
+func (t *secretTree) find(id ratchetID, generation uint32) (*foundKey, error) {
 	if err := t.grow(id.leaf); err != nil {
-		return keyAndNonce{}, nil, err
+		return nil, err
 	}
 	r := t.ratchets[id]
 	steps, err := r.steps(generation)
 	if err != nil {
-		return keyAndNonce{}, nil, err
+		return nil, err
 	}
+	f := &foundKey{tree: t, id: id, generation: generation}
 	if steps == 0 {
-		k := r.late[generation]
-		return k, func() {
-			k.erase()
-			delete(r.late, generation)
-			t.changed(ratchetKey(t.epoch, id))
-		}, nil
+		f.keyAndNonce = r.late[generation]
+		return f, nil
 	}
-	after := &ratchet{next: r.next, secret: slices.Clone(r.secret), late: make(map[uint32]keyAndNonce, steps-1)}
+	f.after = &ratchet{next: r.next, secret: slices.Clone(r.secret), late: make(map[uint32]keyAndNonce, steps-1)}
 	for ; steps > 1; steps-- {
-		g := after.next
-		after.late[g] = after.step(t.suite)
+		g := f.after.next
+		f.after.late[g] = f.after.step(t.suite)
 	}
-	k := after.step(t.suite)
-	return k, func() {
-		k.erase()
-		maps.Copy(r.late, after.late)
+	f.keyAndNonce = f.after.step(t.suite)
+	return f, nil
+}
+
+// use deletes the key for good. A nil f stands for a message without a key.
+func (f *foundKey) use() {
+	if f == nil || f.settled {
+		return
+	}
+	f.settled = true
+	f.erase()
+	r := f.tree.ratchets[f.id]
+	if f.after == nil {
+		delete(r.late, f.generation)
+	} else {
+		maps.Copy(r.late, f.after.late)
 		clear(r.secret)
-		r.next, r.secret = after.next, after.secret
+		r.next, r.secret = f.after.next, f.after.secret
 		r.forgetOldest()
-		t.changed(ratchetKey(t.epoch, id))
-	}, nil
+	}
+	f.tree.changed(ratchetKey(f.tree.epoch, f.id))
+}
+
+// drop erases what was derived for a message that isn't taken. After use it does
+// nothing.
+func (f *foundKey) drop() {
+	if f == nil || f.settled {
+		return
+	}
+	f.settled = true
+	if f.after != nil { // a late key stays
+		f.erase()
+		f.after.erase()
+	}
 }

@@ -155,7 +155,7 @@ func TestUsedKeysAreGone(t *testing.T) {
 	id := ratchetID{leaf: m[0].Own()}
 	var used [][]byte
 	for g := range uint32(3) {
-		k, _, err := spy.now.keys.find(id, g)
+		k, err := spy.now.keys.find(id, g)
 		if err != nil {
 			t.Fatal(err)
 		}

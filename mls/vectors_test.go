@@ -323,13 +323,13 @@ func runSecretTree(c *secretTreeVector) error {
 				handshake  bool
 				key, nonce []byte
 			}{{true, g.HandshakeKey, g.HandshakeNonce}, {false, g.ApplicationKey, g.ApplicationNonce}} {
-				k, use, err := e.keys.find(ratchetID{tree.LeafIndex(leaf), want.handshake}, g.Generation)
+				k, err := e.keys.find(ratchetID{tree.LeafIndex(leaf), want.handshake}, g.Generation)
 				if err != nil {
 					return err
 				}
 				d.bytes("key", k.key, want.key)
 				d.bytes("nonce", k.nonce, want.nonce)
-				use()
+				k.use()
 			}
 		}
 	}

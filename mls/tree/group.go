@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
+	"sync"
 
 	"chancery/mls/cipher"
 )
@@ -92,8 +94,11 @@ func (g *Group) checkTree() error {
 			return &Violation{"7.1", fmt.Sprintf("the key of node %d", 2*i+1), err}
 		}
 	}
+	if err := g.soundLeaves(); err != nil {
+		return err
+	}
 	for l, leaf := range g.tree.Members() {
-		if err := g.leaf(EventTree, nil, leaf, g.context.GroupID, l); err != nil {
+		if err := g.ask(EventTree, nil, leaf); err != nil {
 			return fmt.Errorf("leaf %d: %w", l, err)
 		}
 	}
@@ -101,6 +106,30 @@ func (g *Group) checkTree() error {
 		return err
 	}
 	return g.externalSenders(nil, g.context.Extensions)
+}
+
+// soundLeaves verifies each leaf by itself, on all processors: in a large group
+// joining is mostly that. It returns the fault of the first leaf that has one.
+func (g *Group) soundLeaves() error {
+	faults := make([]error, len(g.tree.leaves))
+	workers := runtime.GOMAXPROCS(0)
+	var done sync.WaitGroup
+	for w := range workers {
+		done.Go(func() {
+			for i := w; i < len(faults); i += workers {
+				if leaf := g.tree.leaves[i]; leaf != nil {
+					faults[i] = g.sound(EventTree, nil, leaf, g.context.GroupID, LeafIndex(i))
+				}
+			}
+		})
+	}
+	done.Wait()
+	for l, err := range faults {
+		if err != nil {
+			return fmt.Errorf("leaf %d: %w", l, err)
+		}
+	}
+	return nil
 }
 
 // externalSenders has the rules judge each sender that the extensions list and

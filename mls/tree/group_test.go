@@ -283,7 +283,7 @@ func (g *testGroup) finish(d draft) *AuthenticatedContent {
 
 func (g *testGroup) updatePath(d *draft) *UpdatePath {
 	g.t.Helper()
-	p := &Plan{group: g.Group, from: d.from}
+	p := &Plan{group: g.Group}
 	p.Committer, _ = d.from.Leaf()
 	p.External = d.from.Type == SenderNewMemberCommit
 	var list []pending

@@ -53,9 +53,18 @@ func (j judge) keyPackage(p *KeyPackage) error {
 	return j.leaf(EventAdd, nil, &p.Leaf, nil, 0)
 }
 
-// leaf verifies a leaf by itself (RFC 9420 §7.3). What concerns other members is
-// for members to check. old is the leaf that it replaces, or nil.
+// leaf verifies a leaf by itself (RFC 9420 §7.3), then by the rules. What
+// concerns other members is for members to check. old is the leaf that it
+// replaces, or nil.
 func (j judge) leaf(e Event, old, leaf *LeafNode, groupID []byte, i LeafIndex) error {
+	if err := j.sound(e, old, leaf, groupID, i); err != nil {
+		return err
+	}
+	return j.ask(e, old, leaf)
+}
+
+// sound verifies what takes no rules. It can be called by several goroutines.
+func (j judge) sound(e Event, old, leaf *LeafNode, groupID []byte, i LeafIndex) error {
 	if want, ok := sources[e]; ok && leaf.Source != want {
 		return broken("7.3", "a leaf of source %d where %d belongs", leaf.Source, want)
 	}
@@ -74,9 +83,11 @@ func (j judge) leaf(e Event, old, leaf *LeafNode, groupID []byte, i LeafIndex) e
 	if err := capabilities(leaf); err != nil {
 		return err
 	}
-	if err := leaf.Credential.certifies(leaf.SignatureKey); err != nil {
-		return err
-	}
+	return leaf.Credential.certifies(leaf.SignatureKey)
+}
+
+// ask puts a leaf that has been verified before the rules.
+func (j judge) ask(e Event, old, leaf *LeafNode) error {
 	if leaf.Source == SourceKeyPackage {
 		if err := j.rules.Lifetime(e, leaf.Lifetime); err != nil {
 			return &Violation{"7.2", "a leaf's lifetime", err}

@@ -33,7 +33,6 @@ type Added struct {
 type Plan struct {
 	Changes
 	group      *Group
-	from       Sender
 	epoch      uint64
 	extensions Extensions
 	tree       *Tree // as far as it has come
@@ -65,8 +64,8 @@ func (s *Staged) Path() []PathStep {
 	return s.Tree.FilteredDirectPath(s.Committer)
 }
 
-// Recipients returns the nodes to whose keys, those of the epoch before, the
-// path secret of a step is encrypted, in order.
+// Recipients returns the nodes to whose keys the path secret of a step is
+// encrypted, in order. The path changes none of these keys.
 func (s *Staged) Recipients(step PathStep) []NodeIndex { return s.Changes.recipients(s.Tree, step) }
 
 // Plan verifies a list of proposals (RFC 9420 §12.2) and applies it (§12.3), for
@@ -85,7 +84,7 @@ func (g *Group) Plan(from Sender, proposals []ProposalOrRef) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{group: g, from: from, epoch: epoch, extensions: g.context.Extensions}
+	p := &Plan{group: g, epoch: epoch, extensions: g.context.Extensions}
 	switch from.Type {
 	case SenderMember:
 		p.Committer, _ = from.Leaf()
@@ -281,8 +280,8 @@ func (c *Changes) recipients(t *Tree, step PathStep) []NodeIndex {
 	})
 }
 
-// SetKeys gives the nodes of Path their public keys. It returns the parent hash
-// that the committer's new leaf must carry. It returns a *Violation for keys
+// SetKeys gives the nodes of Path their public keys, once. It returns the parent
+// hash that the committer's new leaf must carry. It returns a *Violation for keys
 // that aren't new (RFC 9420 §12.4.2).
 func (p *Plan) SetKeys(keys [][]byte) ([]byte, error) {
 	p.before = p.tree
@@ -371,6 +370,21 @@ func (p *Plan) Context() GroupContext {
 	return c
 }
 
+// Check verifies the members of the new tree as far as it has come: that they
+// share no keys and support what the group requires (RFC 9420 §7.3, §12.2).
+// Proposals that are sound one by one can fail together here; a committer that
+// is free in its choice tries before it makes a path. Finish checks again. It
+// returns a *Violation.
+func (p *Plan) Check() error {
+	if err := p.group.members(p.tree, p.extensions); err != nil {
+		return err
+	}
+	if len(p.Added) > 0 || p.External {
+		return p.group.clients(p.tree)
+	}
+	return nil
+}
+
 // Finish verifies what the commit leads to and returns it. The content is the
 // commit's, signed for that wire format. It returns a *Violation.
 func (p *Plan) Finish(w WireFormat, content *FramedContent, signature []byte) (*Staged, error) {
@@ -380,15 +394,10 @@ func (p *Plan) Finish(w WireFormat, content *FramedContent, signature []byte) (*
 	if p.before != nil && !p.complete {
 		return nil, broken("12.4", "a commit whose path has no leaf")
 	}
-	g := p.group
-	if err := g.members(p.tree, p.extensions); err != nil {
+	if err := p.Check(); err != nil {
 		return nil, err
 	}
-	if len(p.Added) > 0 || p.External {
-		if err := g.clients(p.tree); err != nil {
-			return nil, err
-		}
-	}
+	g := p.group
 	provisional := p.Context()
 	context := provisional
 	context.ConfirmedTranscriptHash = ConfirmedTranscriptHash(g.suite, g.interim, w, content, signature)

@@ -38,7 +38,8 @@ type Rules interface {
 	Lifetime(e Event, l Lifetime) error
 
 	// Client names the client behind a leaf: a group has no two leaves with one
-	// name (RFC 9420 §12.2). An empty name is shared with nobody.
+	// name (RFC 9420 §12.2). An empty name is shared with nobody. It can be
+	// asked about a leaf that nobody has validated.
 	Client(leaf *LeafNode) string
 
 	// ExternalSender validates a credential that the group's extensions now
