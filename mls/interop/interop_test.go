@@ -147,7 +147,7 @@ func TestTSMLS(t *testing.T) {
 
 // TestAllTogether has three implementations in one group, in which members
 // chosen at random commit, propose, join and leave. Newcomers aren't of ts-mls,
-// which can't join every tree (faultUnmerged).
+// which can't join every tree (TestTSMLSUnmerged).
 func TestAllTogether(t *testing.T) {
 	t.Parallel()
 	ts, core := start(t, tsMLS), start(t, coreCrypto)
