@@ -32,6 +32,7 @@ func (g *Group) choose(own []tree.Proposal) []tree.ProposalOrRef {
 type chooser struct {
 	own        tree.LeafIndex
 	client     func(*tree.LeafNode) string
+	knows      func(*tree.PreSharedKeyID) bool
 	single     bool                    // whether there is but one proposal
 	leaving    map[tree.LeafIndex]bool // members that a Remove is about
 	removed    map[tree.LeafIndex]bool // those of them in the list
@@ -45,6 +46,7 @@ func (g *Group) newChooser(own []tree.Proposal) *chooser {
 	c := &chooser{
 		own:     g.own,
 		client:  g.config.Rules.Client,
+		knows:   g.knows,
 		single:  len(own)+len(g.proposals) == 1,
 		leaving: make(map[tree.LeafIndex]bool),
 		removed: make(map[tree.LeafIndex]bool),
@@ -69,6 +71,13 @@ func (g *Group) newChooser(own []tree.Proposal) *chooser {
 	return c
 }
 
+// knows reports whether a PSK is known to this member. That all others know it
+// too is for the rules to see to: who doesn't can't follow the commit.
+func (g *Group) knows(id *tree.PreSharedKeyID) bool {
+	_, err := g.config.findPSKs([]tree.PreSharedKeyID{*id}, g.ID(), g.psks)
+	return err == nil
+}
+
 // takes reports whether a proposal can join the list, and counts it in. Nobody
 // commits its own Update or Remove.
 func (c *chooser) takes(from tree.Sender, p tree.Proposal) bool {
@@ -83,7 +92,7 @@ func (c *chooser) takes(from tree.Sender, p tree.Proposal) bool {
 		name := c.client(&p.KeyPackage.Leaf)
 		return name == "" || first(c.clients, name)
 	case *tree.PreSharedKey:
-		return first(c.psks, string(syntax.Marshal(&p.PSK)))
+		return c.knows(&p.PSK) && first(c.psks, string(syntax.Marshal(&p.PSK)))
 	case *tree.GroupContextExtensions:
 		before := c.extensions
 		c.extensions = true

@@ -11,9 +11,13 @@ import (
 	"chancery/mls/tree"
 )
 
-// ErrNoExternalPub means that a GroupInfo doesn't let anybody join by an
-// external commit.
-var ErrNoExternalPub = errors.New("the GroupInfo has no key for external commits")
+var (
+	// ErrNoExternalPub means that a GroupInfo doesn't let anybody join by an
+	// external commit.
+	ErrNoExternalPub = errors.New("the GroupInfo has no key for external commits")
+	// ErrNotEnded means that a group wasn't ended by a ReInit.
+	ErrNotEnded = errors.New("the group hasn't ended")
+)
 
 // ExternalJoin says how to join by an external commit.
 type ExternalJoin struct {
@@ -158,10 +162,13 @@ func proposeUnencrypted(groupID []byte, epoch uint64, from tree.Sender, signer c
 	return tree.MarshalMessage(&tree.PublicMessage{Content: a.Content, Auth: a.Auth}), nil
 }
 
-// Branch creates a group with some of this group's members, which shows to them
-// that its creator knew this one (RFC 9420 §11.3). The first commit is pending
-// in the new group.
+// Branch creates a group with some of this group's members and of its suite,
+// which shows to them that its creator knew this one (RFC 9420 §11.3). The first
+// commit is pending in the new group.
 func (g *Group) Branch(groupID []byte, own *OwnKeyPackage, extensions tree.Extensions, members []*tree.KeyPackage) (*Group, *Committed, error) {
+	if own.Public.CipherSuite != g.suite.ID() {
+		return nil, nil, fmt.Errorf("branch of suite %d from a group of suite %d: %w", own.Public.CipherSuite, g.suite.ID(), cipher.ErrUnsupported)
+	}
 	return g.follow(tree.UsageBranch, groupID, own, extensions, members)
 }
 
@@ -178,9 +185,6 @@ func (g *Group) Reinitialise(own *OwnKeyPackage, members []*tree.KeyPackage) (*G
 	}
 	return g.follow(tree.UsageReInit, announced.GroupID, own, announced.Extensions, members)
 }
-
-// ErrNotEnded means that a group wasn't ended by a ReInit.
-var ErrNotEnded = errors.New("the group hasn't ended")
 
 func (g *Group) follow(usage tree.ResumptionUsage, groupID []byte, own *OwnKeyPackage, extensions tree.Extensions, members []*tree.KeyPackage) (*Group, *Committed, error) {
 	if g.removed {

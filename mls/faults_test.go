@@ -529,6 +529,10 @@ func TestProposalsThatFitNothing(t *testing.T) {
 	everyone(must(m[1].Propose(&tree.Add{KeyPackage: own.Public}, false, nil))(t))
 	required := tree.RequiredCapabilities{Extensions: []tree.ExtensionType{0xfafa}}
 	everyone(must(m[1].Propose(&tree.GroupContextExtensions{Extensions: tree.Extensions{required.Extension()}}, false, nil))(t))
+	// A PSK that nobody has.
+	everyone(must(m[1].Propose(&tree.PreSharedKey{PSK: tree.PreSharedKeyID{
+		Type: tree.PSKExternal, ID: []byte("nobody's"), Nonce: make([]byte, 32),
+	}}, false, nil))(t))
 	// And one that is all right.
 	everyone(must(m[1].Propose(&tree.Remove{Removed: m[3].Own()}, false, nil))(t))
 

@@ -254,7 +254,7 @@ func (g *Group) advance(n *next, confirmationTag []byte) error {
 	g.retire(before, n.staged.Tree)
 
 	merged := maps.Clone(g.keys)
-	if key := g.updateKey(); key != nil {
+	if key := g.waitingKey(n.staged.Tree.Leaf(g.own)); key != nil {
 		merged[g.own.Node()] = key
 	}
 	maps.Copy(merged, n.keys)
@@ -272,13 +272,8 @@ func (g *Group) advance(n *next, confirmationTag []byte) error {
 	return nil
 }
 
-// updateKey returns the private key of one's own Update that a commit took
-// into the tree, or nil. It is asked of the tree after the commit.
-func (g *Group) updateKey() *cipher.PrivateKey {
-	leaf := g.public.Tree().Leaf(g.own)
-	return g.waitingKey(leaf)
-}
-
+// waitingKey returns the private key of one's own Update that put this leaf into
+// the tree, or nil.
 func (g *Group) waitingKey(leaf *tree.LeafNode) *cipher.PrivateKey {
 	for _, w := range g.proposals {
 		if w.key != nil && bytes.Equal(w.key.Public(), leaf.EncryptionKey) {

@@ -117,7 +117,7 @@ func (j *joining) join(w *tree.Welcome, ratchetTree []byte, former *Group) (*Gro
 	if err := j.openInfo(w, former); err != nil {
 		return nil, err
 	}
-	t, err := j.tree(ratchetTree)
+	t, err := treeOf(j.suite, &j.info, ratchetTree)
 	if err != nil {
 		return nil, err
 	}
@@ -208,8 +208,6 @@ func (j *joining) openInfo(w *tree.Welcome, former *Group) error {
 	}
 	return nil
 }
-
-func (j *joining) tree(given []byte) (*tree.Tree, error) { return treeOf(j.suite, &j.info, given) }
 
 // treeOf returns the tree of a GroupInfo: its own, or else the one given.
 func treeOf(s *cipher.Suite, info *tree.GroupInfo, given []byte) (*tree.Tree, error) {

@@ -85,6 +85,11 @@ func TestProposalLists(t *testing.T) {
 	g.rules.sameName = false
 }
 
+// strange is a proposal of a type that isn't built.
+type strange struct{ *Remove }
+
+func (strange) Type() ProposalType { return 0xff02 }
+
 // TestSingleProposals breaks each rule of RFC 9420 §12.1, by value and by
 // reference.
 func TestSingleProposals(t *testing.T) {
@@ -126,9 +131,11 @@ func TestSingleProposals(t *testing.T) {
 		_, err := g.Propose(g.message(1, c.p))
 		violation(t, c.what+", proposed", c.section, err)
 	}
+	_, err := g.Plan(Member(0), byValue(strange{new(Remove)}))
+	violation(t, "a proposal of another type", "12.2", err)
 	g.accepted("a PSK of the application's", g.commit(0, resumption(UsageApplication)))
 	g.refused("malformed required capabilities", "11.1", g.commit(0, ext(ExtensionRequiredCapabilities, "\x01")))
-	_, err := g.Propose(g.message(1, &ExternalInit{}))
+	_, err = g.Propose(g.message(1, &ExternalInit{}))
 	violation(t, "an ExternalInit, proposed", "12.1.6", err)
 
 	// A new group's creator resumes another group, and nobody else does.

@@ -9,11 +9,13 @@ type HPKECiphertext struct {
 	Ciphertext []byte
 }
 
+// Encode implements syntax.Encoder.
 func (c *HPKECiphertext) Encode(b *syntax.Builder) {
 	b.Opaque(c.KEMOutput)
 	b.Opaque(c.Ciphertext)
 }
 
+// Decode implements syntax.Decoder.
 func (c *HPKECiphertext) Decode(r *syntax.Reader) {
 	c.KEMOutput = r.Opaque()
 	c.Ciphertext = r.Opaque()
@@ -26,11 +28,13 @@ type UpdatePathNode struct {
 	Secrets       []HPKECiphertext
 }
 
+// Encode implements syntax.Encoder.
 func (n *UpdatePathNode) Encode(b *syntax.Builder) {
 	b.Opaque(n.EncryptionKey)
 	encodeEach(b, n.Secrets, func(b *syntax.Builder, c HPKECiphertext) { c.Encode(b) })
 }
 
+// Decode implements syntax.Decoder.
 func (n *UpdatePathNode) Decode(r *syntax.Reader) {
 	n.EncryptionKey = r.Opaque()
 	n.Secrets = decodeEach(r, func(r *syntax.Reader) (c HPKECiphertext) {
@@ -46,11 +50,13 @@ type UpdatePath struct {
 	Nodes []UpdatePathNode
 }
 
+// Encode implements syntax.Encoder.
 func (p *UpdatePath) Encode(b *syntax.Builder) {
 	p.Leaf.Encode(b)
 	encodeEach(b, p.Nodes, func(b *syntax.Builder, n UpdatePathNode) { n.Encode(b) })
 }
 
+// Decode implements syntax.Decoder.
 func (p *UpdatePath) Decode(r *syntax.Reader) {
 	p.Leaf.Decode(r)
 	p.Nodes = decodeEach(r, func(r *syntax.Reader) (n UpdatePathNode) {
@@ -72,6 +78,7 @@ type ProposalOrRef struct {
 	Ref      []byte
 }
 
+// Encode implements syntax.Encoder.
 func (p *ProposalOrRef) Encode(b *syntax.Builder) {
 	if p.Proposal != nil {
 		b.Uint8(proposalByValue)
@@ -82,6 +89,7 @@ func (p *ProposalOrRef) Encode(b *syntax.Builder) {
 	b.Opaque(p.Ref)
 }
 
+// Decode implements syntax.Decoder.
 func (p *ProposalOrRef) Decode(r *syntax.Reader) {
 	switch t := r.Uint8(); t {
 	case proposalByValue:
@@ -99,6 +107,7 @@ type Commit struct {
 	Path      *UpdatePath // may be nil
 }
 
+// Encode implements syntax.Encoder.
 func (c *Commit) Encode(b *syntax.Builder) {
 	encodeEach(b, c.Proposals, func(b *syntax.Builder, p ProposalOrRef) { p.Encode(b) })
 	b.Present(c.Path != nil)
@@ -107,6 +116,7 @@ func (c *Commit) Encode(b *syntax.Builder) {
 	}
 }
 
+// Decode implements syntax.Decoder.
 func (c *Commit) Decode(r *syntax.Reader) {
 	c.Proposals = decodeEach(r, func(r *syntax.Reader) (p ProposalOrRef) {
 		p.Decode(r)

@@ -17,6 +17,7 @@ type GroupContext struct {
 	Extensions              Extensions
 }
 
+// Encode implements syntax.Encoder.
 func (c *GroupContext) Encode(b *syntax.Builder) {
 	b.Uint16(uint16(MLS10))
 	b.Uint16(uint16(c.CipherSuite))
@@ -27,6 +28,7 @@ func (c *GroupContext) Encode(b *syntax.Builder) {
 	c.Extensions.Encode(b)
 }
 
+// Decode implements syntax.Decoder.
 func (c *GroupContext) Decode(r *syntax.Reader) {
 	if v := Version(r.Uint16()); v != MLS10 {
 		r.Failf("protocol version %d", v)
@@ -81,11 +83,13 @@ func (i *GroupInfo) encodeUnsigned(b *syntax.Builder) {
 	b.Uint32(uint32(i.Signer))
 }
 
+// Encode implements syntax.Encoder.
 func (i *GroupInfo) Encode(b *syntax.Builder) {
 	i.encodeUnsigned(b)
 	b.Opaque(i.Signature)
 }
 
+// Decode implements syntax.Decoder.
 func (i *GroupInfo) Decode(r *syntax.Reader) {
 	i.Context.Decode(r)
 	i.Extensions.Decode(r)
@@ -108,11 +112,13 @@ type EncryptedGroupSecrets struct {
 	Secrets   HPKECiphertext
 }
 
+// Encode implements syntax.Encoder.
 func (s *EncryptedGroupSecrets) Encode(b *syntax.Builder) {
 	b.Opaque(s.NewMember)
 	s.Secrets.Encode(b)
 }
 
+// Decode implements syntax.Decoder.
 func (s *EncryptedGroupSecrets) Decode(r *syntax.Reader) {
 	s.NewMember = r.Opaque()
 	s.Secrets.Decode(r)
@@ -125,12 +131,14 @@ type Welcome struct {
 	EncryptedGroupInfo []byte
 }
 
+// Encode implements syntax.Encoder.
 func (w *Welcome) Encode(b *syntax.Builder) {
 	b.Uint16(uint16(w.CipherSuite))
 	encodeEach(b, w.Secrets, func(b *syntax.Builder, s EncryptedGroupSecrets) { s.Encode(b) })
 	b.Opaque(w.EncryptedGroupInfo)
 }
 
+// Decode implements syntax.Decoder.
 func (w *Welcome) Decode(r *syntax.Reader) {
 	w.CipherSuite = cipher.ID(r.Uint16())
 	w.Secrets = decodeEach(r, func(r *syntax.Reader) (s EncryptedGroupSecrets) {

@@ -9,7 +9,7 @@
 // A Group can't check what takes a secret: the membership tag of a
 // PublicMessage (§6.2), the confirmation tag of a commit (§6.1), whether path
 // secrets decrypt to the keys beside them (§7.5) and whether a PSK is known.
-// What it hands out says so by name.
+// Its methods say what they take on trust.
 //
 // Values that were read alias the bytes they were read from, which mustn't
 // change afterwards. Nodes don't change once they are in a Tree: a change

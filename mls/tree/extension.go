@@ -33,6 +33,7 @@ type Extension struct {
 // Extensions is a list in which no type occurs twice (RFC 9420 §13.4).
 type Extensions []Extension
 
+// Encode implements syntax.Encoder.
 func (x Extensions) Encode(b *syntax.Builder) {
 	encodeEach(b, x, func(b *syntax.Builder, e Extension) {
 		b.Uint16(uint16(e.Type))
@@ -79,12 +80,14 @@ type RequiredCapabilities struct {
 	Credentials []CredentialType
 }
 
+// Encode implements syntax.Encoder.
 func (c *RequiredCapabilities) Encode(b *syntax.Builder) {
 	encodeCodes(b, c.Extensions)
 	encodeCodes(b, c.Proposals)
 	encodeCodes(b, c.Credentials)
 }
 
+// Decode implements syntax.Decoder.
 func (c *RequiredCapabilities) Decode(r *syntax.Reader) {
 	c.Extensions = decodeCodes[ExtensionType](r)
 	c.Proposals = decodeCodes[ProposalType](r)
@@ -116,11 +119,13 @@ type ExternalSender struct {
 	Credential   Credential
 }
 
+// Encode implements syntax.Encoder.
 func (s *ExternalSender) Encode(b *syntax.Builder) {
 	b.Opaque(s.SignatureKey)
 	s.Credential.Encode(b)
 }
 
+// Decode implements syntax.Decoder.
 func (s *ExternalSender) Decode(r *syntax.Reader) {
 	s.SignatureKey = r.Opaque()
 	s.Credential.Decode(r)
@@ -135,10 +140,12 @@ func (s *ExternalSender) equals(o ExternalSender) bool {
 // names one by its place.
 type ExternalSenders []ExternalSender
 
+// Encode implements syntax.Encoder.
 func (s ExternalSenders) Encode(b *syntax.Builder) {
 	encodeEach(b, s, func(b *syntax.Builder, e ExternalSender) { e.Encode(b) })
 }
 
+// Decode implements syntax.Decoder.
 func (s *ExternalSenders) Decode(r *syntax.Reader) {
 	*s = decodeEach(r, func(r *syntax.Reader) (e ExternalSender) {
 		e.Decode(r)

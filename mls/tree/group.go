@@ -75,8 +75,8 @@ func NewGroup(r Rules, t *Tree, c GroupContext, confirmationTag []byte) (*Group,
 
 // checkTree verifies a tree of which nothing is known yet.
 func (g *Group) checkTree() error {
-	// Who isn't a member can't have set a node: the cheap structure first, then
-	// the signatures.
+	// The cheap checks first, the signatures after them, and the rules last:
+	// they needn't be ready for what is malformed.
 	if err := g.tree.checkUnmerged(); err != nil {
 		return err
 	}
@@ -328,8 +328,11 @@ func (g *Group) proposal(from Sender, p Proposal) error {
 		if p.Version < MLS10 {
 			err = broken("12.1.5", "a ReInit to version %d", p.Version)
 		}
+	case *ExternalInit: // where it may stand is a matter of the list
 	case *GroupContextExtensions:
 		err = g.externalSenders(g.context.Extensions, p.Extensions)
+	default:
+		err = broken("12.2", "a proposal of type %d, which nobody here supports", p.Type())
 	}
 	if err != nil {
 		return err

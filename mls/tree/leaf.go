@@ -33,6 +33,7 @@ type Capabilities struct {
 	Credentials  []CredentialType
 }
 
+// Encode implements syntax.Encoder.
 func (c *Capabilities) Encode(b *syntax.Builder) {
 	encodeCodes(b, c.Versions)
 	encodeCodes(b, c.CipherSuites)
@@ -41,6 +42,7 @@ func (c *Capabilities) Encode(b *syntax.Builder) {
 	encodeCodes(b, c.Credentials)
 }
 
+// Decode implements syntax.Decoder.
 func (c *Capabilities) Decode(r *syntax.Reader) {
 	c.Versions = decodeCodes[Version](r)
 	c.CipherSuites = decodeCodes[cipher.ID](r)
@@ -107,11 +109,13 @@ func (l *LeafNode) encodeUnsigned(b *syntax.Builder) {
 	l.Extensions.Encode(b)
 }
 
+// Encode implements syntax.Encoder.
 func (l *LeafNode) Encode(b *syntax.Builder) {
 	l.encodeUnsigned(b)
 	b.Opaque(l.Signature)
 }
 
+// Decode implements syntax.Decoder.
 func (l *LeafNode) Decode(r *syntax.Reader) {
 	l.EncryptionKey = r.Opaque()
 	l.SignatureKey = r.Opaque()
@@ -167,11 +171,13 @@ func (p *KeyPackage) encodeUnsigned(b *syntax.Builder) {
 	p.Extensions.Encode(b)
 }
 
+// Encode implements syntax.Encoder.
 func (p *KeyPackage) Encode(b *syntax.Builder) {
 	p.encodeUnsigned(b)
 	b.Opaque(p.Signature)
 }
 
+// Decode implements syntax.Decoder.
 func (p *KeyPackage) Decode(r *syntax.Reader) {
 	p.Version = Version(r.Uint16())
 	p.CipherSuite = cipher.ID(r.Uint16())

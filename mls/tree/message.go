@@ -24,6 +24,7 @@ type Message interface {
 	WireFormat() WireFormat
 }
 
+// WireFormat makes each of these a Message.
 func (*PublicMessage) WireFormat() WireFormat  { return WirePublicMessage }
 func (*PrivateMessage) WireFormat() WireFormat { return WirePrivateMessage }
 func (*Welcome) WireFormat() WireFormat        { return WireWelcome }
@@ -64,7 +65,7 @@ func ParseMessage(data []byte) (Message, error) {
 		return nil, r.Err()
 	}
 	m.Decode(r)
-	// RFC 9420 §10: the key package has the version of what carries it.
+	// The key package has the version of what carries it (RFC 9420 §10).
 	if p, ok := m.(*KeyPackage); ok && p.Version != MLS10 {
 		r.Failf("protocol version %d of a key package", p.Version)
 	}
@@ -105,6 +106,7 @@ func Member(l LeafIndex) Sender { return Sender{Type: SenderMember, Index: uint3
 // Leaf returns the leaf of a member; false for other senders.
 func (s Sender) Leaf() (LeafIndex, bool) { return LeafIndex(s.Index), s.Type == SenderMember }
 
+// Encode implements syntax.Encoder.
 func (s *Sender) Encode(b *syntax.Builder) {
 	b.Uint8(uint8(s.Type))
 	if s.Type == SenderMember || s.Type == SenderExternal {
@@ -112,6 +114,7 @@ func (s *Sender) Encode(b *syntax.Builder) {
 	}
 }
 
+// Decode implements syntax.Decoder.
 func (s *Sender) Decode(r *syntax.Reader) {
 	s.Type = SenderType(r.Uint8())
 	switch s.Type {
@@ -136,6 +139,7 @@ type FramedContent struct {
 	Commit            *Commit
 }
 
+// Encode implements syntax.Encoder.
 func (c *FramedContent) Encode(b *syntax.Builder) {
 	b.Opaque(c.GroupID)
 	b.Uint64(c.Epoch)
@@ -145,6 +149,7 @@ func (c *FramedContent) Encode(b *syntax.Builder) {
 	c.EncodeBody(b)
 }
 
+// Decode implements syntax.Decoder.
 func (c *FramedContent) Decode(r *syntax.Reader) {
 	c.GroupID = r.Opaque()
 	c.Epoch = r.Uint64()
@@ -225,12 +230,14 @@ type AuthenticatedContent struct {
 	Auth       AuthData
 }
 
+// Encode implements syntax.Encoder.
 func (a *AuthenticatedContent) Encode(b *syntax.Builder) {
 	b.Uint16(uint16(a.WireFormat))
 	a.Content.Encode(b)
 	a.Auth.Encode(b, a.Content.ContentType)
 }
 
+// Decode implements syntax.Decoder.
 func (a *AuthenticatedContent) Decode(r *syntax.Reader) {
 	a.WireFormat = WireFormat(r.Uint16())
 	if a.WireFormat != WirePublicMessage && a.WireFormat != WirePrivateMessage {
@@ -263,6 +270,7 @@ type PublicMessage struct {
 	MembershipTag []byte // of members only
 }
 
+// Encode implements syntax.Encoder.
 func (m *PublicMessage) Encode(b *syntax.Builder) {
 	m.Content.Encode(b)
 	m.Auth.Encode(b, m.Content.ContentType)
@@ -271,6 +279,7 @@ func (m *PublicMessage) Encode(b *syntax.Builder) {
 	}
 }
 
+// Decode implements syntax.Decoder.
 func (m *PublicMessage) Decode(r *syntax.Reader) {
 	m.Content.Decode(r)
 	m.Auth.Decode(r, m.Content.ContentType)
@@ -295,6 +304,7 @@ type PrivateMessage struct {
 	Ciphertext          []byte
 }
 
+// Encode implements syntax.Encoder.
 func (m *PrivateMessage) Encode(b *syntax.Builder) {
 	b.Opaque(m.GroupID)
 	b.Uint64(m.Epoch)
@@ -304,6 +314,7 @@ func (m *PrivateMessage) Encode(b *syntax.Builder) {
 	b.Opaque(m.Ciphertext)
 }
 
+// Decode implements syntax.Decoder.
 func (m *PrivateMessage) Decode(r *syntax.Reader) {
 	m.GroupID = r.Opaque()
 	m.Epoch = r.Uint64()

@@ -90,6 +90,7 @@ func DecodeProposal(r *syntax.Reader) Proposal {
 // Add asks that a client join (RFC 9420 §12.1.1).
 type Add struct{ KeyPackage KeyPackage }
 
+// Type, Encode and Decode make *Add a Proposal.
 func (*Add) Type() ProposalType         { return ProposalAdd }
 func (p *Add) Encode(b *syntax.Builder) { p.KeyPackage.Encode(b) }
 func (p *Add) Decode(r *syntax.Reader)  { p.KeyPackage.Decode(r) }
@@ -97,6 +98,7 @@ func (p *Add) Decode(r *syntax.Reader)  { p.KeyPackage.Decode(r) }
 // Update asks that the sender's leaf be replaced (RFC 9420 §12.1.2).
 type Update struct{ Leaf LeafNode }
 
+// Type, Encode and Decode make *Update a Proposal.
 func (*Update) Type() ProposalType         { return ProposalUpdate }
 func (p *Update) Encode(b *syntax.Builder) { p.Leaf.Encode(b) }
 func (p *Update) Decode(r *syntax.Reader)  { p.Leaf.Decode(r) }
@@ -104,6 +106,7 @@ func (p *Update) Decode(r *syntax.Reader)  { p.Leaf.Decode(r) }
 // Remove asks that a member leave (RFC 9420 §12.1.3).
 type Remove struct{ Removed LeafIndex }
 
+// Type, Encode and Decode make *Remove a Proposal.
 func (*Remove) Type() ProposalType         { return ProposalRemove }
 func (p *Remove) Encode(b *syntax.Builder) { b.Uint32(uint32(p.Removed)) }
 func (p *Remove) Decode(r *syntax.Reader)  { p.Removed = LeafIndex(r.Uint32()) }
@@ -112,6 +115,7 @@ func (p *Remove) Decode(r *syntax.Reader)  { p.Removed = LeafIndex(r.Uint32()) }
 // §12.1.4).
 type PreSharedKey struct{ PSK PreSharedKeyID }
 
+// Type, Encode and Decode make *PreSharedKey a Proposal.
 func (*PreSharedKey) Type() ProposalType         { return ProposalPreSharedKey }
 func (p *PreSharedKey) Encode(b *syntax.Builder) { p.PSK.Encode(b) }
 func (p *PreSharedKey) Decode(r *syntax.Reader)  { p.PSK.Decode(r) }
@@ -143,6 +147,7 @@ type PreSharedKeyID struct {
 	Nonce   []byte // random, of the length of the suite's hash
 }
 
+// Encode implements syntax.Encoder.
 func (p *PreSharedKeyID) Encode(b *syntax.Builder) {
 	b.Uint8(uint8(p.Type))
 	switch p.Type {
@@ -156,6 +161,7 @@ func (p *PreSharedKeyID) Encode(b *syntax.Builder) {
 	b.Opaque(p.Nonce)
 }
 
+// Decode implements syntax.Decoder.
 func (p *PreSharedKeyID) Decode(r *syntax.Reader) {
 	p.Type = PSKType(r.Uint8())
 	switch p.Type {
@@ -183,8 +189,10 @@ type ReInit struct {
 	Extensions  Extensions
 }
 
+// Type returns ProposalReInit.
 func (*ReInit) Type() ProposalType { return ProposalReInit }
 
+// Encode implements syntax.Encoder.
 func (p *ReInit) Encode(b *syntax.Builder) {
 	b.Opaque(p.GroupID)
 	b.Uint16(uint16(p.Version))
@@ -192,6 +200,7 @@ func (p *ReInit) Encode(b *syntax.Builder) {
 	p.Extensions.Encode(b)
 }
 
+// Decode implements syntax.Decoder.
 func (p *ReInit) Decode(r *syntax.Reader) {
 	p.GroupID = r.Opaque()
 	p.Version = Version(r.Uint16())
@@ -203,6 +212,7 @@ func (p *ReInit) Decode(r *syntax.Reader) {
 // (RFC 9420 §12.1.6).
 type ExternalInit struct{ KEMOutput []byte }
 
+// Type, Encode and Decode make *ExternalInit a Proposal.
 func (*ExternalInit) Type() ProposalType         { return ProposalExternalInit }
 func (p *ExternalInit) Encode(b *syntax.Builder) { b.Opaque(p.KEMOutput) }
 func (p *ExternalInit) Decode(r *syntax.Reader)  { p.KEMOutput = r.Opaque() }
@@ -211,6 +221,7 @@ func (p *ExternalInit) Decode(r *syntax.Reader)  { p.KEMOutput = r.Opaque() }
 // all of them (RFC 9420 §12.1.7).
 type GroupContextExtensions struct{ Extensions Extensions }
 
+// Type, Encode and Decode make *GroupContextExtensions a Proposal.
 func (*GroupContextExtensions) Type() ProposalType         { return ProposalGroupContextExtensions }
 func (p *GroupContextExtensions) Encode(b *syntax.Builder) { p.Extensions.Encode(b) }
 func (p *GroupContextExtensions) Decode(r *syntax.Reader)  { p.Extensions.Decode(r) }

@@ -24,6 +24,7 @@ type ParentNode struct {
 	UnmergedLeaves []LeafIndex
 }
 
+// Encode implements syntax.Encoder.
 func (p *ParentNode) Encode(b *syntax.Builder) {
 	b.Opaque(p.EncryptionKey)
 	b.Opaque(p.ParentHash)

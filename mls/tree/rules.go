@@ -33,8 +33,10 @@ type Rules interface {
 
 	// Lifetime judges the lifetime of a leaf from a key package (RFC 9420
 	// §7.2): whether it is short enough and, where the application wants so,
-	// covers the time at which the leaf was sent. The leaf of a member that
-	// never committed keeps its lifetime, and may outlive it under EventTree.
+	// covers the time at which the leaf was sent. Who adds a member must have
+	// it cover the present (§7.3), with CheckKeyPackage and rules that say so.
+	// The leaf of a member that never committed keeps its lifetime, and may
+	// outlive it under EventTree.
 	Lifetime(e Event, l Lifetime) error
 
 	// Client names the client behind a leaf: a group has no two leaves with one
