@@ -203,6 +203,7 @@ func (s *Groups) earlier(name string, v any) (found bool, err error) {
 	if err != nil || raw == nil {
 		return false, err
 	}
+	defer clear(raw)
 	if err := codec.Decode(raw, v); err != nil {
 		return false, fmt.Errorf("couldn't read %s of an earlier version: %w", name[:5], err)
 	}
