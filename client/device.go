@@ -199,7 +199,7 @@ type Device struct {
 	waiting       []waiting
 	refreshed     time.Time       // when this device last read the control log
 	changed       map[string]bool // buckets of one value each that have to be written
-	staged        map[[2]string][]byte
+	staged        map[place][]byte
 	closed        bool
 
 	testOnlyArchive func(record []byte) []byte // what a lying sender archives instead
@@ -313,26 +313,40 @@ func (d *Device) start() (err error) {
 		return err
 	}
 	d.server = d.cfg.Connect(d.key)
-	d.groups, err = d.cfg.Groups(d.self.Device, d.self.Seed, func(name string) ([]byte, error) {
-		b, _, err := d.get(bucketMLS, name)
-		return b, err
-	})
+	d.groups, err = d.cfg.Groups(d.self.Device, d.self.Seed, storedGroups{d.store})
 	if err != nil {
 		return err
 	}
 	return d.reload()
 }
 
+// storedGroups is what Groups reads.
+type storedGroups struct {
+	store *state.Store
+}
+
+func (s storedGroups) Value(name string) ([]byte, error) {
+	b, _, err := s.store.Get(bucketMLS, name)
+	return b, err
+}
+
+func (s storedGroups) Group(conversation codec.ID) (map[string][]byte, error) {
+	return s.store.Group(bucketMLS, string(conversation[:]))
+}
+
+// place is where a value lies in the device's state.
+type place struct{ bucket, group, key string }
+
 // reload forgets what was not written.
 func (d *Device) reload() error {
-	d.conversations, d.changed, d.staged = map[codec.ID]*conversation{}, map[string]bool{}, map[[2]string][]byte{}
+	d.conversations, d.changed, d.staged = map[codec.ID]*conversation{}, map[string]bool{}, map[place][]byte{}
 	d.progress, d.list, d.waiting = progress{}, nil, nil
 	d.groups.Revert()
 	return errors.Join(d.read(bucketDevice, &d.progress), d.read(bucketList, &d.list), d.read(bucketWaiting, &d.waiting))
 }
 
 func (d *Device) get(bucket, key string) ([]byte, bool, error) {
-	if v, ok := d.staged[[2]string{bucket, key}]; ok {
+	if v, ok := d.staged[place{bucket: bucket, key: key}]; ok {
 		return v, v != nil, nil
 	}
 	return d.store.Get(bucket, key)
@@ -352,7 +366,9 @@ func (d *Device) readOf(bucket, key string, v any) error {
 	return nil
 }
 
-func (d *Device) put(bucket, key string, data []byte) { d.staged[[2]string{bucket, key}] = data }
+func (d *Device) put(bucket, key string, data []byte) {
+	d.staged[place{bucket: bucket, key: key}] = data
+}
 
 // save writes all that has changed, in one durable step, or nothing: then the
 // device is where it was before.
@@ -373,7 +389,11 @@ func (d *Device) write() error {
 		return err
 	}
 	for _, c := range changes {
-		d.put(bucketMLS, c.Name, c.Value)
+		at := place{bucket: bucketMLS, key: c.Name}
+		if !c.Conversation.IsZero() {
+			at.group = string(c.Conversation[:])
+		}
+		d.staged[at] = c.Value
 	}
 	for id, c := range d.conversations {
 		if c.changed {
@@ -390,14 +410,19 @@ func (d *Device) write() error {
 		return nil
 	}
 	values := make([]state.Value, 0, len(d.staged))
-	for name, data := range d.staged {
-		values = append(values, state.Value{Bucket: name[0], Key: name[1], Data: data})
+	for at, data := range d.staged {
+		values = append(values, state.Value{Bucket: at.bucket, Group: at.group, Key: at.key, Data: data})
 	}
 	slices.SortFunc(values, func(a, b state.Value) int {
-		return cmp.Or(cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(a.Key, b.Key))
+		return cmp.Or(cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(a.Group, b.Group), cmp.Compare(a.Key, b.Key))
 	})
 	if err := d.store.Write(values); err != nil {
 		return err
+	}
+	for i := range values {
+		if values[i].Bucket == bucketMLS {
+			clear(values[i].Data) // nobody else has it
+		}
 	}
 	clear(d.staged)
 	clear(d.changed)

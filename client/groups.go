@@ -9,8 +9,7 @@ import (
 
 // Errors of Groups, which a device tells apart.
 var (
-	// ErrReplay means that a ciphertext's key was used before, or is older than
-	// one that was.
+	// ErrReplay means that a ciphertext's key was used before, and so deleted.
 	ErrReplay = errors.New("ciphertext was received before")
 	// ErrRemoved means that a commit removes this device from the group.
 	ErrRemoved = errors.New("this device is removed from the group")
@@ -38,15 +37,16 @@ type Credentials func(device codec.Hash, key codec.PublicKey, fresh bool) error
 //
 // No method changes what is on disk: Changes hands over what has to be written
 // before the result of a method is acted on. A method that returns an error has
-// changed nothing. An implementation need not be safe for concurrent use.
+// changed nothing, unless it says otherwise. An implementation need not be safe
+// for concurrent use.
 type Groups interface {
 	// KeyPackages makes n single-use KeyPackages (RFC 9420 §10), and forgets the
 	// oldest of those that no Welcome has used, beyond keep.
 	KeyPackages(n, keep int) ([][]byte, error)
 	// Create makes a group of one, at epoch 0.
 	Create(conversation codec.ID) (*Epoch, error)
-	// Add stages the commit that adds the devices of KeyPackages. The group lives
-	// in its old epoch until Merge.
+	// Add stages the commit that adds the devices of KeyPackages, in the place of
+	// one staged before. The group lives in its old epoch until Merge.
 	Add(conversation codec.ID, keyPackages [][]byte, check Credentials) (*Step, error)
 	// Remove stages the commit that removes devices, as Add does.
 	Remove(conversation codec.ID, devices []codec.Hash) (*Step, error)
@@ -56,8 +56,9 @@ type Groups interface {
 	Discard(conversation codec.ID)
 	// Join enters a group by its Welcome, which must carry the ratchet tree.
 	Join(welcome []byte, check Credentials) (*Epoch, error)
-	// Process enters the epoch of another member's commit. It returns ErrRemoved
-	// where the commit, authentic, removes this device, ErrEpoch, ErrCredential.
+	// Process enters the epoch of another member's commit. It returns ErrEpoch,
+	// ErrCredential, or ErrRemoved where the commit, authentic, removes this
+	// device: then the group is erased.
 	Process(conversation codec.ID, commit []byte, check Credentials) (*Epoch, error)
 	// Forget erases a group.
 	Forget(conversation codec.ID) error
@@ -77,14 +78,24 @@ type Groups interface {
 }
 
 // NewGroups makes the MLS state of a device from its signing key's 32-byte seed
-// and what load returns for the names that Changes has handed over: nil where
-// nothing is stored.
-type NewGroups func(device codec.Hash, seed []byte, load func(name string) ([]byte, error)) (Groups, error)
+// and what is stored.
+type NewGroups func(device codec.Hash, seed []byte, stored Stored) (Groups, error)
 
-// Change is one name's new value, nil where the name is gone.
+// Stored reads what Changes has handed over and was written.
+type Stored interface {
+	// Value returns the value of a name that belongs to no conversation, nil
+	// where there is none.
+	Value(name string) ([]byte, error)
+	// Group returns the values of all names of a conversation.
+	Group(conversation codec.ID) (map[string][]byte, error)
+}
+
+// Change is one name's new value, nil where the name is gone. Names of a
+// conversation are unique to it, those of none to the device.
 type Change struct {
-	Name  string
-	Value []byte
+	Conversation codec.ID // zero where the name belongs to none
+	Name         string
+	Value        []byte
 }
 
 // Epoch is what the members of a group agree on in one epoch.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"chancery/client"
+	"chancery/client/group"
 	"chancery/client/remote"
 	"chancery/client/state"
 	"chancery/codec"
@@ -20,7 +21,6 @@ import (
 	"chancery/internal/httpsig"
 	"chancery/internal/orgtest"
 	"chancery/internal/replica"
-	"chancery/internal/stopgap"
 	"chancery/internal/witness"
 	"chancery/ledger"
 )
@@ -75,7 +75,7 @@ func newLive(t testing.TB) *live {
 	server := remote.New(url, &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}, nil)
 	o.Upload(server)
 	return &live{TB: t, Org: o, cfg: client.Config{
-		Replica: replica.New(o.ID), Groups: stopgap.New(time.Now), Keyring: &client.Keyring{},
+		Replica: replica.New(o.ID), Groups: group.New(time.Now), Keyring: &client.Keyring{},
 		Connect: func(k codec.Signer) client.Server { return server.As(httpsig.Ed25519(k)) },
 	}}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"chancery/client"
+	"chancery/client/group"
 	"chancery/client/remote"
 	"chancery/client/state"
 	"chancery/codec"
@@ -21,7 +22,6 @@ import (
 	"chancery/envelope"
 	"chancery/internal/orgtest"
 	"chancery/internal/replica"
-	"chancery/internal/stopgap"
 	"chancery/internal/wire"
 	"chancery/ledger"
 	"chancery/manifest"
@@ -512,7 +512,7 @@ func newPartyOf(t testing.TB, s *fakeServer) *party {
 	p.cfg = client.Config{
 		Replica: replica.New(s.org.ID), Now: s.org.Now, Stock: 6,
 		Connect: func(k codec.Signer) client.Server { return conn{s, k.PublicKey()} },
-		Groups:  stopgap.New(s.org.Now),
+		Groups:  group.New(s.org.Now),
 	}
 	return p
 }

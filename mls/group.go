@@ -57,6 +57,7 @@ type Group struct {
 	suite     *cipher.Suite
 	public    *tree.Group
 	own       tree.LeafIndex
+	inviter   tree.LeafIndex
 	keys      keys
 	now       *epoch
 	past      []*pastEpoch      // the latest last

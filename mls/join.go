@@ -142,7 +142,9 @@ func (j *joining) join(w *tree.Welcome, ratchetTree []byte, former *Group) (*Gro
 	if !j.suite.VerifyMAC(x.confirmation, j.info.Context.ConfirmedTranscriptHash, j.info.ConfirmationTag) {
 		return nil, fmt.Errorf("confirmation tag: %w", ErrNotAuthentic)
 	}
-	return newGroup(j.config, public, at, k, x), nil
+	g := newGroup(j.config, public, at, k, x)
+	g.inviter = j.info.Signer
+	return g, nil
 }
 
 // erase overwrites what the Welcome carried.

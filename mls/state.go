@@ -423,7 +423,9 @@ func (r *restorer) readEpoch(k recordKey, in *syntax.Reader) {
 	e.context.Decode(in)
 	size := tree.Size(in.Uint32())
 	e.secrets.Decode(in)
-	r.group.psks[k.epoch] = in.Opaque()
+	if secret := in.Opaque(); len(secret) > 0 {
+		r.group.psks[k.epoch] = secret
+	}
 	if e.context.Epoch != k.epoch {
 		in.Failf("epoch %d in the place of %d", e.context.Epoch, k.epoch)
 	}

@@ -1,7 +1,10 @@
 // Package state is one device's memory on disk: named values in one SQLite
 // file, every value sealed with AES-256-GCM under the device's key and bound to
 // its name, every name an HMAC, so that the file says nothing but how many
-// values there are and how long each is.
+// values there are, how long each is, and which of them belong to one group.
+//
+// Values of a group, such as the parts of one conversation's MLS state, lie side
+// by side and are read together; each can be written by itself.
 //
 // A Write is one transaction, durable when it returns (synchronous FULL). The
 // file is opened by one process at a time. It doesn't promise that an older copy
@@ -9,6 +12,7 @@
 package state
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
@@ -16,11 +20,13 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"database/sql"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 
 	_ "modernc.org/sqlite" // the driver "sqlite"
 )
@@ -28,8 +34,9 @@ import (
 // KeySize is the length in bytes of the key that a file is sealed under.
 const KeySize = 32
 
-// version is that of the table and of how values are sealed.
-const version = 1
+// version is that of the table and of how values are sealed. Version 1 had no
+// groups, and is otherwise the same.
+const version = 2
 
 var (
 	// ErrKey means that a file is sealed under another key.
@@ -42,9 +49,11 @@ var (
 	ErrExist = errors.New("device state exists")
 )
 
-// Value is one name's new value; nil erases it.
+// Value is one name's new value; nil erases it. Buckets aren't empty. A value
+// with a group is read by Group alone, one without by Get.
 type Value struct {
 	Bucket string
+	Group  string
 	Key    string
 	Data   []byte
 }
@@ -56,7 +65,7 @@ type Store struct {
 	aead  cipher.AEAD
 	names []byte
 
-	get, put, del *sql.Stmt
+	get, group, put, del *sql.Stmt
 }
 
 // Create makes a file at path, in a directory that exists, with its first values
@@ -79,7 +88,7 @@ func Create(path string, key *[KeySize]byte, first ...Value) (*Store, error) {
 		case begun:
 			return fmt.Errorf("%s: %w", path, ErrExist)
 		}
-		_, err := db.Exec(`CREATE TABLE IF NOT EXISTS kv (k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID; PRAGMA user_version = 1`)
+		_, err := db.Exec(`CREATE TABLE IF NOT EXISTS kv (k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID; PRAGMA user_version = 2`)
 		return err
 	})
 	if err != nil {
@@ -124,12 +133,13 @@ func Open(path string, key *[KeySize]byte) (*Store, error) {
 		if err := db.QueryRow(`PRAGMA user_version`).Scan(&v); err != nil {
 			return err
 		}
-		if v != version {
+		if v < 1 || v > version {
 			return fmt.Errorf("version %d, this program knows %d: %w", v, version, ErrVersion)
 		}
 		// The lock is taken with the first write and never given back: two
-		// processes on one device would use an MLS key twice.
-		_, err := db.Exec(`BEGIN EXCLUSIVE; COMMIT`)
+		// processes on one device would use an MLS key twice. A program of an
+		// earlier version wouldn't find the groups.
+		_, err := db.Exec(`BEGIN EXCLUSIVE; PRAGMA user_version = 2; COMMIT`)
 		return err
 	})
 	if err != nil {
@@ -169,9 +179,10 @@ func open(path string, key *[KeySize]byte, prepare func(*sql.DB) error) (_ *Stor
 		return nil, fmt.Errorf("couldn't open the device state: %w", err)
 	}
 	for query, stmt := range map[string]**sql.Stmt{
-		`SELECT v FROM kv WHERE k = ?`: &s.get,
+		`SELECT v FROM kv WHERE k = ?`:                                                     &s.get,
+		`SELECT k, v FROM kv WHERE k > ? AND k <= ?`:                                       &s.group,
 		`INSERT INTO kv (k, v) VALUES (?, ?) ON CONFLICT (k) DO UPDATE SET v = excluded.v`: &s.put,
-		`DELETE FROM kv WHERE k = ?`: &s.del,
+		`DELETE FROM kv WHERE k = ?`:                                                       &s.del,
 	} {
 		if *stmt, err = db.Prepare(query); err != nil {
 			return nil, fmt.Errorf("couldn't open the device state: %w", err)
@@ -214,10 +225,26 @@ func name(bucket, key string) []byte {
 	return append(append(append(make([]byte, 0, len(bucket)+1+len(key)), bucket...), 0), key...)
 }
 
+// groupName is what a group's values are bound to. No name of a value without a
+// group begins with a zero byte.
+func groupName(bucket, group string) []byte {
+	n := append(append([]byte{0}, bucket...), 0)
+	return append(binary.BigEndian.AppendUint32(n, uint32(len(group))), group...)
+}
+
+// rowSize is the length in bytes of what a value without a group is found by.
+// Those of a group are found by twice as much: the group's, then their own.
+const rowSize = 16
+
 func (s *Store) lookup(n []byte) []byte {
 	mac := hmac.New(sha256.New, s.names)
 	mac.Write(n)
-	return mac.Sum(nil)[:16]
+	return mac.Sum(nil)[:rowSize]
+}
+
+// row returns what a value of a group is found by.
+func (s *Store) row(group []byte, key string) []byte {
+	return append(s.lookup(group), s.lookup(append(slices.Clone(group), key...))...)
 }
 
 // Get returns a value and whether there is one. It returns ErrCorrupt, wrapped.
@@ -238,6 +265,62 @@ func (s *Store) Get(bucket, key string) ([]byte, bool, error) {
 	return plain, true, nil
 }
 
+// Group returns the values of a group by their keys; none for a group that was
+// never written. It returns ErrCorrupt, wrapped. It doesn't notice that a value
+// is missing.
+func (s *Store) Group(bucket, group string) (map[string][]byte, error) {
+	n := groupName(bucket, group)
+	first := s.lookup(n)
+	rows, err := s.group.Query(first, append(slices.Clone(first), bytes.Repeat([]byte{0xff}, rowSize)...))
+	if err != nil {
+		return nil, fmt.Errorf("couldn't read the device state: %w", err)
+	}
+	defer rows.Close()
+	values := make(map[string][]byte)
+	for rows.Next() {
+		var k, sealed []byte
+		if err := rows.Scan(&k, &sealed); err != nil {
+			return nil, fmt.Errorf("couldn't read the device state: %w", err)
+		}
+		plain, err := s.aead.Open(nil, nil, sealed, n)
+		if err != nil {
+			return nil, fmt.Errorf("a value of %s: %w", bucket, ErrCorrupt)
+		}
+		size, read := binary.Uvarint(plain)
+		if read <= 0 || size > uint64(len(plain)-read) {
+			return nil, fmt.Errorf("a value of %s: %w", bucket, ErrCorrupt)
+		}
+		key, data := string(plain[read:][:size]), plain[read:][size:]
+		if !bytes.Equal(k, s.row(n, key)) {
+			return nil, fmt.Errorf("a value of %s in another's place: %w", bucket, ErrCorrupt)
+		}
+		values[key] = data
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("couldn't read the device state: %w", err)
+	}
+	return values, nil
+}
+
+// seal returns what a value is found by and what is stored there; nil where it
+// is to be erased.
+func (s *Store) seal(v *Value) (row, sealed []byte) {
+	if v.Group == "" {
+		n := name(v.Bucket, v.Key)
+		if v.Data != nil {
+			sealed = s.aead.Seal(nil, nil, v.Data, n)
+		}
+		return s.lookup(n), sealed
+	}
+	n := groupName(v.Bucket, v.Group)
+	if v.Data != nil {
+		plain := append(append(binary.AppendUvarint(nil, uint64(len(v.Key))), v.Key...), v.Data...)
+		sealed = s.aead.Seal(nil, nil, plain, n)
+		clear(plain)
+	}
+	return s.row(n, v.Key), sealed
+}
+
 // Write puts all values in one transaction, durable when it returns.
 func (s *Store) Write(values []Value) error {
 	if len(values) == 0 {
@@ -249,12 +332,12 @@ func (s *Store) Write(values []Value) error {
 	}
 	defer tx.Rollback() // after Commit it does nothing
 	put, del := tx.Stmt(s.put), tx.Stmt(s.del)
-	for _, v := range values {
-		n := name(v.Bucket, v.Key)
-		if v.Data == nil {
-			_, err = del.Exec(s.lookup(n))
+	for i := range values {
+		row, sealed := s.seal(&values[i])
+		if sealed == nil {
+			_, err = del.Exec(row)
 		} else {
-			_, err = put.Exec(s.lookup(n), s.aead.Seal(nil, nil, v.Data, n))
+			_, err = put.Exec(row, sealed)
 		}
 		if err != nil {
 			return fmt.Errorf("couldn't write the device state: %w", err)

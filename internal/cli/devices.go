@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"chancery/client"
+	"chancery/client/group"
 	"chancery/client/remote"
 	"chancery/client/state"
 	"chancery/codec"
@@ -23,7 +24,6 @@ import (
 	"chancery/internal/custody"
 	"chancery/internal/home"
 	"chancery/internal/httpsig"
-	"chancery/internal/stopgap"
 	"chancery/internal/wire"
 )
 
@@ -66,7 +66,7 @@ func stateKey(dir string, secret custody.Secret, create bool) (*[state.KeySize]b
 // deviceConfig connects a device to the organisation of a session.
 func deviceConfig(s *session) client.Config {
 	return client.Config{
-		Replica: s.replica, Groups: stopgap.New(time.Now),
+		Replica: s.replica, Groups: group.New(time.Now),
 		Connect: func(key codec.Signer) client.Server { return s.server.As(httpsig.Ed25519(key)) },
 	}
 }

@@ -13,13 +13,13 @@ import (
 	"time"
 
 	"chancery/client"
+	"chancery/client/group"
 	"chancery/client/remote"
 	"chancery/codec"
 	"chancery/internal/ceremony"
 	"chancery/internal/custody"
 	"chancery/internal/httpsig"
 	"chancery/internal/replica"
-	"chancery/internal/stopgap"
 )
 
 const (
@@ -121,7 +121,7 @@ func newHost(ctx context.Context, o DeviceOptions, invites []ceremony.Invite) (*
 		return nil, err
 	}
 	config := client.Config{
-		Replica: r, Groups: stopgap.New(time.Now),
+		Replica: r, Groups: group.New(time.Now),
 		Connect: func(key codec.Signer) client.Server { return server.As(httpsig.Ed25519(key)) },
 	}
 	key := o.Key
