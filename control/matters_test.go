@@ -139,7 +139,7 @@ func (w *world) holds(matter codec.ID, alice, bob *orgtest.Device) {
 	for i := range everybody.Custodians {
 		everybody.Custodians[i] = codec.NewID()
 	}
-	h = w.accepts(&everybody, reviewer)
+	h = w.Add(&everybody, reviewer)
 	w.accepts(&control.Release{Hold: h, Reason: "too wide"}, w.Two()...)
 	w.refuses("a second release", control.ErrConflict, &control.Release{Hold: h}, w.Two()...)
 }
