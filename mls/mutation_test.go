@@ -211,6 +211,16 @@ func mutationTargets(t testing.TB, id cipher.ID) []target {
 	return targets
 }
 
+// parsed reads an MLSMessage of one kind.
+func parsed[T any](data []byte) (T, error) {
+	m, err := tree.ParseMessage(bytes.Clone(data))
+	t, ok := m.(T)
+	if err == nil && !ok {
+		err = fmt.Errorf("a %T", m)
+	}
+	return t, err
+}
+
 func reads(name string, message []byte, g *Group) target {
 	return target{name, message, func(data []byte) error {
 		_, err := g.Process(data)
@@ -221,13 +231,9 @@ func reads(name string, message []byte, g *Group) target {
 // readsTagged has another member make the membership tag anew.
 func readsTagged(name string, message []byte, g *Group, insider *epoch) target {
 	return target{name + ", tagged anew", message, func(data []byte) error {
-		parsed, err := tree.ParseMessage(bytes.Clone(data))
+		m, err := parsed[*tree.PublicMessage](data)
 		if err != nil {
 			return err
-		}
-		m, ok := parsed.(*tree.PublicMessage)
-		if !ok {
-			return errors.New("no PublicMessage")
 		}
 		if m.Content.Sender.Type == tree.SenderMember {
 			m.MembershipTag = insider.suite.MAC(insider.secrets.membership, m.AuthenticatedContent().MembershipContent(&insider.context))
@@ -296,13 +302,9 @@ func joinsExternally(next *member, info []byte) target {
 // invites has a member judge a key package.
 func invites(t testing.TB, m *member, message []byte) target {
 	return target{"KeyPackage", message, func(data []byte) error {
-		parsed, err := tree.ParseMessage(bytes.Clone(data))
+		p, err := parsed[*tree.KeyPackage](data)
 		if err != nil {
 			return err
-		}
-		p, ok := parsed.(*tree.KeyPackage)
-		if !ok {
-			return errors.New("no KeyPackage")
 		}
 		return tree.CheckKeyPackage(m.suite, m.rules, p)
 	}}
