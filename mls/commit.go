@@ -191,7 +191,7 @@ func welcome(s *cipher.Suite, n *next, tag []byte, path *newPath, signer cipher.
 	}
 	sealer := s.Sealer(labelWelcome, w.EncryptedGroupInfo)
 	w.Secrets = make([]tree.EncryptedGroupSecrets, len(n.staged.Added))
-	err = eachAtOnce(len(w.Secrets), func(i int) (err error) {
+	err = cipher.AtOnce(len(w.Secrets), func(i int) (err error) {
 		w.Secrets[i], err = secretsFor(s, sealer, n, path, &n.staged.Added[i])
 		return err
 	})

@@ -1,6 +1,7 @@
 package cipher
 
 import (
+	"bytes"
 	"crypto/hpke"
 	"fmt"
 	"io"
@@ -49,6 +50,11 @@ func (s *Suite) wrap(key hpke.PrivateKey) (*PrivateKey, error) {
 		return nil, ErrKey
 	}
 	return &PrivateKey{s, private, key.PublicKey().Bytes()}, nil
+}
+
+// Clone returns a copy, which is erased by itself.
+func (k *PrivateKey) Clone() *PrivateKey {
+	return &PrivateKey{k.suite, bytes.Clone(k.bytes), k.public}
 }
 
 // Public returns the public key, as LeafNode.encryption_key carries it.

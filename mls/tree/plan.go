@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"chancery/mls/cipher"
 	"chancery/mls/syntax"
 )
 
@@ -114,6 +115,15 @@ func (g *Group) resolve(from Sender, proposals []ProposalOrRef) ([]pending, erro
 	if len(proposals) > MaxProposals {
 		return nil, ErrTooManyProposals
 	}
+	// The signatures of all that are added first, and at once.
+	if err := cipher.AtOnce(len(proposals), func(i int) error {
+		if add, ok := proposals[i].Proposal.(*Add); ok {
+			return g.soundPackage(&add.KeyPackage)
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
 	list := make([]pending, 0, len(proposals))
 	for i := range proposals {
 		p := proposals[i].Proposal
@@ -128,7 +138,7 @@ func (g *Group) resolve(from Sender, proposals []ProposalOrRef) ([]pending, erro
 		if p.Type() == ProposalUpdate {
 			return nil, broken("12.2", "an Update by the committer")
 		}
-		if err := g.proposal(from, p); err != nil {
+		if err := g.soundProposal(from, p); err != nil {
 			return nil, err
 		}
 		list = append(list, pending{from, p})
