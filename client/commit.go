@@ -28,6 +28,9 @@ func (d *Device) Create(ctx context.Context, name string, members []codec.ID) (c
 	if err := d.ready(ctx); err != nil {
 		return codec.ID{}, err
 	}
+	if err := d.mayAct(ctx); err != nil {
+		return codec.ID{}, err
+	}
 	if len(name) > 1024 {
 		return codec.ID{}, fmt.Errorf("conversation's name of %d bytes: %w", len(name), codec.ErrSize)
 	}
@@ -79,6 +82,9 @@ func (d *Device) changeMembers(ctx context.Context, id codec.ID, add, remove []c
 	}
 	defer end()
 	if err := d.ready(ctx); err != nil {
+		return err
+	}
+	if err := d.mayAct(ctx); err != nil {
 		return err
 	}
 	c, err := d.live(id)
@@ -419,6 +425,12 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 
 // tend removes whoever asked to leave, and devices that were revoked.
 func (d *Device) tend(ctx context.Context) error {
+	if err := d.mayAct(ctx); err != nil {
+		if errors.Is(err, ErrUncertified) {
+			return nil // others do it, or this device later
+		}
+		return err
+	}
 	revoked := 0
 	d.cfg.Replica.Read(func(s *control.State) {
 		for _, m := range s.Members() {

@@ -83,6 +83,9 @@ type Server interface {
 	// ClaimKeyPackages takes a KeyPackage of each device, in order, and an empty
 	// one where a device has none.
 	ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error)
+	// Certificate returns a certificate in DER for this device's key, of the
+	// organisation's own authority: a *wire.Problem of status 404 where it has none.
+	Certificate(ctx context.Context) ([]byte, error)
 	// Send sends a message and returns the signed receipts, of its index envelope
 	// first where it brings one.
 	Send(ctx context.Context, s *wire.Submission) ([][]byte, error)
@@ -198,6 +201,8 @@ type Device struct {
 	conversations map[codec.ID]*conversation
 	waiting       []waiting
 	refreshed     time.Time       // when this device last read the control log
+	renewed       time.Time       // when it last asked for a certificate
+	certified     time.Time       // when it last logged one
 	changed       map[string]bool // buckets of one value each that have to be written
 	staged        map[place][]byte
 	closed        bool
@@ -205,6 +210,8 @@ type Device struct {
 	testOnlyArchive func(record []byte) []byte // what a lying sender archives instead
 	testOnlyTag     func(kind envelope.Kind, tag *[envelope.TagSize]byte)
 	testOnlyStep    func(step string) error // fails or stops the device between two steps
+
+	testOnlyUncertified bool // it speaks without a certificate
 }
 
 // Enrolment is what a new device is made of.
@@ -454,8 +461,16 @@ func (d *Device) enrol(ctx context.Context) error {
 	if _, err := d.server.Submit(ctx, &submit); err != nil {
 		return fmt.Errorf("couldn't enrol the device: %w", err)
 	}
-	if err := d.await(ctx); err != nil {
+	if err := d.await(ctx, func(s *control.State) bool { _, known := s.Device(d.self.Device); return known }); err != nil {
 		return err
+	}
+	if err := d.renew(ctx, &Summary{}); err != nil {
+		return err
+	}
+	if !d.certified.IsZero() {
+		if err := d.await(ctx, d.hasCertificate); err != nil {
+			return err
+		}
 	}
 	if err := d.restock(ctx); err != nil {
 		return err
@@ -465,19 +480,19 @@ func (d *Device) enrol(ctx context.Context) error {
 	return d.save()
 }
 
-// await waits until the device's leaf is under a witnessed checkpoint.
-func (d *Device) await(ctx context.Context) error {
+// await waits until a leaf of the device's own is under a witnessed checkpoint.
+func (d *Device) await(ctx context.Context, there func(s *control.State) bool) error {
 	for {
 		// Another device of the process may have read the log that far.
 		known := false
-		d.cfg.Replica.Read(func(s *control.State) { _, known = s.Device(d.self.Device) })
+		d.cfg.Replica.Read(func(s *control.State) { known = there(s) })
 		if known {
 			return nil
 		}
 		if err := d.cfg.Replica.Sync(ctx, d.server); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("couldn't read the control log: %w", err)
 		}
-		d.cfg.Replica.Read(func(s *control.State) { _, known = s.Device(d.self.Device) })
+		d.cfg.Replica.Read(func(s *control.State) { known = there(s) })
 		if known {
 			return nil
 		}
@@ -543,6 +558,9 @@ func (d *Device) begin() (end func(), err error) {
 
 // Hash returns the hash of the device's control leaf.
 func (d *Device) Hash() codec.Hash { return d.self.Device }
+
+// Organisation returns the identity that the device is pinned to.
+func (d *Device) Organisation() codec.Hash { return d.self.Organisation }
 
 // Member returns the device's member.
 func (d *Device) Member() codec.ID { return d.self.Member }
