@@ -79,13 +79,14 @@ func (p *peaks) end() map[string]int64 {
 }
 
 // TestLargeConversation has one conversation of everybody: all are welcomed in
-// it, all read it, its messages are found. No program may need memory that only
-// a group held many times over can explain.
+// it, all read it, its messages are found. No program may need more memory than
+// some copies of the group explain; the devices' host has one for each device
+// that it holds open.
 func TestLargeConversation(t *testing.T) {
-	n, most := 60, int64(256<<20)
+	n, most := 60, int64(128<<20)
 	switch {
 	case campaign():
-		n, most = 1000, 1<<30
+		n, most = 1000, 256<<20
 	case testing.Short():
 		n = 30
 	}
@@ -134,8 +135,12 @@ func TestLargeConversation(t *testing.T) {
 	}
 	for _, role := range slices.Sorted(maps.Keys(peak)) {
 		t.Logf("%d devices, %s: at most %d MiB", n, role, peak[role]>>20)
-		if peak[role] > most {
-			t.Errorf("%s had %d MiB, more than %d", role, peak[role]>>20, most>>20)
+		bound := most
+		if role == "demo-devices" {
+			bound += int64(min(n, mostOpen)) * int64(n) * 5 << 10 // leaf, parent node, Go's overhead: under 5 KiB a member
+		}
+		if peak[role] > bound {
+			t.Errorf("%s had %d MiB, more than %d", role, peak[role]>>20, bound>>20)
 		}
 	}
 }
