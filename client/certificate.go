@@ -25,18 +25,18 @@ var ErrUncertified = errors.New("this device has no certificate that is good now
 // certificate that it didn't get, or that isn't witnessed yet.
 const renewInterval = time.Minute
 
-// renew gets a certificate where the device needs one, or its last has less
+// recertify gets a certificate where the device needs one, or its last has less
 // than a third of its life left, and logs it. Where the organisation's own
 // authority doesn't answer it says so in sum, and an outside one is for people
 // (CertificateRequest, Certify).
-func (d *Device) renew(ctx context.Context, sum *Summary) error {
+func (d *Device) recertify(ctx context.Context, sum *Summary) error {
 	now := d.cfg.Now()
 	due := false
 	d.cfg.Replica.Read(func(s *control.State) { due = s.CertificateDue(d.self.Device, now.UnixMilli()) })
-	if !due || now.Sub(d.renewed) < renewInterval {
+	if !due || now.Sub(d.asked) < renewInterval {
 		return nil
 	}
-	d.renewed = now
+	d.asked = now
 	der, err := d.server.Certificate(ctx)
 	var p *wire.Problem
 	if errors.As(err, &p) && p.Status == http.StatusNotFound {
@@ -146,7 +146,7 @@ func (d *Device) mayAct(ctx context.Context) error {
 	if check(); err == nil || d.justCertified() || d.testOnlyUncertified {
 		return nil
 	}
-	if renewErr := d.renew(ctx, &Summary{}); renewErr != nil {
+	if renewErr := d.recertify(ctx, &Summary{}); renewErr != nil {
 		return renewErr
 	}
 	if d.justCertified() {

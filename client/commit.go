@@ -314,6 +314,7 @@ func (d *Device) commit(ctx context.Context, c *conversation) error {
 		}
 	}
 	c.enter(body.Epoch, hash)
+	d.renewed(c)
 	c.Next = max(c.Next, r.Opening.Body.Position+1)
 	c.Pending = nil
 	return d.save()
@@ -415,6 +416,9 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 		c.Left, c.Broken, c.Statements, c.Indexes = false, "", nil, nil
 	}
 	d.add(c)
+	if e.Shared {
+		d.plan(c, 0, true)
+	}
 	c.enter(e.Number, manifest.CommitHash(it.Manifest))
 	// What came before is not for this device.
 	p := r.Opening.Body.Position
@@ -425,12 +429,6 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 
 // tend removes whoever asked to leave, and devices that were revoked.
 func (d *Device) tend(ctx context.Context) error {
-	if err := d.mayAct(ctx); err != nil {
-		if errors.Is(err, ErrUncertified) {
-			return nil // others do it, or this device later
-		}
-		return err
-	}
 	revoked := 0
 	d.cfg.Replica.Read(func(s *control.State) {
 		for _, m := range s.Members() {

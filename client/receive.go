@@ -155,10 +155,10 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 			return err
 		}
 	}
-	if err := d.renew(ctx, sum); err != nil {
+	if err := d.recertify(ctx, sum); err != nil {
 		return err
 	}
-	if err := d.tend(ctx); err != nil {
+	if err := d.upkeep(ctx, sum); err != nil {
 		return err
 	}
 	if err := d.include(ctx, sum); err != nil {
@@ -168,6 +168,21 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 		return d.acknowledge(ctx)
 	}
 	return nil
+}
+
+// upkeep commits what no member has asked for. A device that may not act leaves
+// it to others, or to later.
+func (d *Device) upkeep(ctx context.Context, sum *Summary) error {
+	if err := d.mayAct(ctx); err != nil {
+		if errors.Is(err, ErrUncertified) {
+			return nil
+		}
+		return err
+	}
+	if err := d.tend(ctx); err != nil {
+		return err
+	}
+	return d.renew(ctx, sum)
 }
 
 // settleAll finishes commits that were on their way when the device stopped.
