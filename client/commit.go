@@ -28,6 +28,9 @@ func (d *Device) Create(ctx context.Context, name string, members []codec.ID) (c
 	if err := d.ready(ctx); err != nil {
 		return codec.ID{}, err
 	}
+	if err := d.mayAct(ctx); err != nil {
+		return codec.ID{}, err
+	}
 	if len(name) > 1024 {
 		return codec.ID{}, fmt.Errorf("conversation's name of %d bytes: %w", len(name), codec.ErrSize)
 	}
@@ -79,6 +82,9 @@ func (d *Device) changeMembers(ctx context.Context, id codec.ID, add, remove []c
 	}
 	defer end()
 	if err := d.ready(ctx); err != nil {
+		return err
+	}
+	if err := d.mayAct(ctx); err != nil {
 		return err
 	}
 	c, err := d.live(id)
@@ -308,6 +314,7 @@ func (d *Device) commit(ctx context.Context, c *conversation) error {
 		}
 	}
 	c.enter(body.Epoch, hash)
+	d.renewed(c)
 	c.Next = max(c.Next, r.Opening.Body.Position+1)
 	c.Pending = nil
 	return d.save()
@@ -409,6 +416,9 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 		c.Left, c.Broken, c.Statements, c.Indexes = false, "", nil, nil
 	}
 	d.add(c)
+	if e.Shared {
+		d.plan(c, 0, true)
+	}
 	c.enter(e.Number, manifest.CommitHash(it.Manifest))
 	// What came before is not for this device.
 	p := r.Opening.Body.Position

@@ -64,6 +64,7 @@ type conversation struct {
 	conversationState
 	changed  bool
 	followed bool // every leaf since it was made or joined has come: see follow
+	renewal  renewal
 }
 
 // epoch returns the statement of an epoch that is remembered.
@@ -130,6 +131,9 @@ func (d *Device) conversation(id codec.ID) (*conversation, error) {
 		return nil, fmt.Errorf("couldn't read conversation %s: %w", id, err)
 	}
 	if _, c.followed, err = d.get(bucketFollowed, string(id[:])); err != nil {
+		return nil, err
+	}
+	if err := d.readOf(bucketRenewal, string(id[:]), &c.renewal); err != nil {
 		return nil, err
 	}
 	d.conversations[id] = c
@@ -251,8 +255,7 @@ func (d *Device) known(members []codec.ID) (out []codec.Hash, err error) {
 		for _, m := range members {
 			found := m == d.self.Member
 			for _, h := range s.Devices(m) {
-				dev, ok := s.Device(h)
-				if !ok || !dev.ValidAt(s.Size()) {
+				if _, err := s.CheckDevice(h, s.Size(), d.cfg.Now().UnixMilli()); err != nil {
 					continue
 				}
 				found = true
@@ -261,7 +264,7 @@ func (d *Device) known(members []codec.ID) (out []codec.Hash, err error) {
 				}
 			}
 			if !found {
-				err = fmt.Errorf("member %s has no device", m)
+				err = fmt.Errorf("member %s has no device that may be added now", m)
 				return
 			}
 		}

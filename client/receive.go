@@ -90,6 +90,7 @@ type Summary struct {
 	Joined        []codec.ID // conversations
 	Refused       []*Refusal
 	Notices       []*Notice
+	Warnings      []string // in words, of what the member should look at
 	Problems      []string // in words, for whoever looks into faults
 }
 
@@ -136,6 +137,10 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 			sum.Refused = append(sum.Refused, refusal)
 			continue
 		}
+		if errors.Is(err, ErrUncertified) {
+			sum.Warnings = append(sum.Warnings, err.Error())
+			break
+		}
 		if err != nil {
 			return err
 		}
@@ -150,7 +155,10 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 			return err
 		}
 	}
-	if err := d.tend(ctx); err != nil {
+	if err := d.recertify(ctx, sum); err != nil {
+		return err
+	}
+	if err := d.upkeep(ctx, sum); err != nil {
 		return err
 	}
 	if err := d.include(ctx, sum); err != nil {
@@ -160,6 +168,21 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 		return d.acknowledge(ctx)
 	}
 	return nil
+}
+
+// upkeep commits what no member has asked for. A device that may not act leaves
+// it to others, or to later.
+func (d *Device) upkeep(ctx context.Context, sum *Summary) error {
+	if err := d.mayAct(ctx); err != nil {
+		if errors.Is(err, ErrUncertified) {
+			return nil
+		}
+		return err
+	}
+	if err := d.tend(ctx); err != nil {
+		return err
+	}
+	return d.renew(ctx, sum)
 }
 
 // settleAll finishes commits that were on their way when the device stopped.
@@ -295,11 +318,14 @@ func (d *Device) checkStatement(r *manifest.Receipt, it *wire.Delivery) (*manife
 	if body.Organisation != d.self.Organisation {
 		return nil, errors.New("of another organisation")
 	}
-	key, ok := d.keyAt(body.Device, r.Opening.Body.ControlSize)
-	if !ok {
-		return nil, fmt.Errorf("device %s was not valid", body.Device.Short())
+	var author *control.DeviceState
+	d.cfg.Replica.Read(func(s *control.State) {
+		author, err = s.CheckDevice(body.Device, r.Opening.Body.ControlSize, r.Opening.Body.Time)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("device %s: %w", body.Device.Short(), err)
 	}
-	return body, manifest.VerifyCommit(key, it.Manifest)
+	return body, manifest.VerifyCommit(author.Key, it.Manifest)
 }
 
 // keyAt returns the key of a device that is valid in a log of that size.

@@ -211,6 +211,11 @@ func (d *Device) dispatch(ctx context.Context, n uint64, e *entry, receive bool)
 		}
 		// Another's commit won; ours is given up, and receiving brings theirs.
 	}
+	if len(e.Void) == 0 {
+		if err := d.mayAct(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if e.Message == nil && len(e.Void) == 0 {
 		if err := d.ready(ctx); err != nil {
 			return nil, err
