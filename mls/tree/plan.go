@@ -398,6 +398,16 @@ func (p *Plan) Check() error {
 // Finish verifies what the commit leads to and returns it. The content is the
 // commit's, signed for that wire format. It returns a *Violation.
 func (p *Plan) Finish(w WireFormat, content *FramedContent, signature []byte) (*Staged, error) {
+	return p.finish(func(g *Group) []byte { return ConfirmedTranscriptHash(g.suite, g.interim, w, content, signature) })
+}
+
+// Resume is Finish for a commit of one's own that was finished before, of which
+// the content wasn't kept: its confirmed transcript hash is taken on trust.
+func (p *Plan) Resume(confirmedTranscriptHash []byte) (*Staged, error) {
+	return p.finish(func(*Group) []byte { return confirmedTranscriptHash })
+}
+
+func (p *Plan) finish(transcript func(*Group) []byte) (*Staged, error) {
 	if (p.needsPath || p.External) && p.before == nil {
 		return nil, broken("12.4", "a commit without the path that its proposals require")
 	}
@@ -410,7 +420,7 @@ func (p *Plan) Finish(w WireFormat, content *FramedContent, signature []byte) (*
 	g := p.group
 	provisional := p.Context()
 	context := provisional
-	context.ConfirmedTranscriptHash = ConfirmedTranscriptHash(g.suite, g.interim, w, content, signature)
+	context.ConfirmedTranscriptHash = transcript(g)
 	return &Staged{
 		Changes:     p.Changes,
 		Tree:        p.tree,
