@@ -120,13 +120,18 @@ func (d *Device) Sync(ctx context.Context) (*Summary, error) {
 }
 
 func (d *Device) sync(ctx context.Context, sum *Summary) error {
-	if err := d.ready(ctx); err != nil {
+	// In a quiet conversation no receipt tells of a revocation.
+	if err := d.refresh(ctx); err != nil {
 		return err
 	}
 	if err := d.settleAll(ctx); err != nil {
 		return err
 	}
 	if _, err := d.receive(ctx, sum); err != nil {
+		return err
+	}
+	// Before anything is sent that a revoked device could read.
+	if err := d.tend(ctx, sum.Joined); err != nil {
 		return err
 	}
 	for {
@@ -136,21 +141,16 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 			sum.Refused = append(sum.Refused, refusal)
 			continue
 		}
+		if errors.Is(err, errPending) {
+			sum.Pending = true
+			break
+		}
 		if err != nil {
 			return err
 		}
 		break
 	}
 	if err := d.restock(ctx); err != nil {
-		return err
-	}
-	// In a quiet conversation no receipt tells of a revocation.
-	if d.cfg.Now().Sub(d.refreshed) >= refreshInterval {
-		if err := d.refresh(ctx); err != nil {
-			return err
-		}
-	}
-	if err := d.tend(ctx); err != nil {
 		return err
 	}
 	if err := d.renew(ctx, sum); err != nil {
