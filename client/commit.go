@@ -28,6 +28,9 @@ func (d *Device) Create(ctx context.Context, name string, members []codec.ID) (c
 	if err := d.ready(ctx); err != nil {
 		return codec.ID{}, err
 	}
+	if err := d.mayAct(ctx); err != nil {
+		return codec.ID{}, err
+	}
 	if len(name) > 1024 {
 		return codec.ID{}, fmt.Errorf("conversation's name of %d bytes: %w", len(name), codec.ErrSize)
 	}
@@ -79,6 +82,9 @@ func (d *Device) changeMembers(ctx context.Context, id codec.ID, add, remove []c
 	}
 	defer end()
 	if err := d.ready(ctx); err != nil {
+		return err
+	}
+	if err := d.mayAct(ctx); err != nil {
 		return err
 	}
 	c, err := d.live(id)

@@ -257,8 +257,7 @@ func (d *Device) known(members []codec.ID) (out []codec.Hash, err error) {
 		for _, m := range members {
 			found := m == d.self.Member
 			for _, h := range s.Devices(m) {
-				dev, ok := s.Device(h)
-				if !ok || !dev.ValidAt(s.Size()) {
+				if _, err := s.CheckDevice(h, s.Size(), d.cfg.Now().UnixMilli()); err != nil {
 					continue
 				}
 				found = true
@@ -267,7 +266,7 @@ func (d *Device) known(members []codec.ID) (out []codec.Hash, err error) {
 				}
 			}
 			if !found {
-				err = fmt.Errorf("member %s has no device", m)
+				err = fmt.Errorf("member %s has no device that may be added now", m)
 				return
 			}
 		}

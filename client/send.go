@@ -212,9 +212,14 @@ func (d *Device) dispatch(ctx context.Context, n uint64, e *entry, receive bool)
 		}
 		// Another's commit won; ours is given up, and receiving brings theirs.
 	}
-	if receive {
-		if c, err = d.expel(ctx, c); err != nil {
+	if len(e.Void) == 0 {
+		if err := d.mayAct(ctx); err != nil {
 			return nil, err
+		}
+		if receive {
+			if c, err = d.expel(ctx, c); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if e.Message == nil && len(e.Void) == 0 {

@@ -18,9 +18,12 @@ const Never = int64(-1)
 type DeviceState struct {
 	Device
 	Hash    codec.Hash
-	Since   int64 // leaf index
-	Revoked int64 // leaf index, or Never
-	Time    int64 // milliseconds since 1970 UTC, of enrolment
+	Since   int64      // leaf index
+	Revoked int64      // leaf index, or Never
+	Time    int64      // milliseconds since 1970 UTC, of enrolment
+	Sponsor codec.Hash // the member's device that let it in; zero where an invitation did
+
+	certificates []CertificateState
 }
 
 // ValidAt reports whether the device was enrolled and not revoked in a log of
@@ -153,6 +156,9 @@ type State struct {
 	requests    map[codec.Hash]*RequestState
 	unopened    map[int64]Kind
 	exports     []Export
+
+	authorities      []AuthorityState
+	authorityChanges []authorityChange
 }
 
 // NewState returns the empty state of the organisation of that identity: the first
@@ -218,7 +224,7 @@ func (s *State) admit(e *entry, opening *Opening) error {
 	}
 	body := newBody(e.statement.Kind)
 	if body == nil {
-		return fmt.Errorf("%w: unknown kind %q", ErrMalformed, e.statement.Kind)
+		return fmt.Errorf("%w: %w: %.64q", ErrMalformed, ErrKind, e.statement.Kind)
 	}
 	encoded := e.statement.Body
 	if e.statement.Kind.Sealed() {

@@ -274,12 +274,12 @@ func (b *batch) step(in *commit) (*conversation, error) {
 		return nil, refuse(in.hash, ReasonRoster, "whoever founds a conversation is in it")
 	}
 	for _, d := range added {
-		if state, ok := b.state.Device(d); !ok || !state.ValidAt(b.state.Size()) {
-			return nil, refuse(in.hash, ReasonRoster, "it adds a device that is not valid now")
+		if _, err := b.state.CheckDevice(d, b.state.Size(), b.now); err != nil {
+			return nil, refuse(in.hash, ReasonRoster, "it adds device %s: %v", d.Short(), err)
 		}
 	}
-	if state, ok := b.state.Device(in.Device); !ok || !state.ValidAt(b.state.Size()) {
-		return nil, refuse(in.hash, ReasonDevice, "the device is not valid now")
+	if _, err := b.state.CheckDevice(in.Device, b.state.Size(), b.now); err != nil {
+		return nil, refuse(in.hash, ReasonDevice, "%v", err)
 	}
 	if len(removed) > 0 {
 		c.Removal = in.Epoch
