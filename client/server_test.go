@@ -48,6 +48,7 @@ type fakeServer struct {
 	authority     *orgtest.Authority
 	careless      bool // it takes what a header may not say
 
+	lax     bool                                         // takes messages for revoked devices
 	down    bool                                         // nobody can reach it
 	refuse  func(h *envelope.Header) string              // a reason, or empty
 	tamper  func(to codec.Hash, d *wire.Delivery)        // with what it delivers
@@ -404,6 +405,11 @@ func (s *fakeServer) check(m *manifest.Manifest, it *wire.Item, ciphertext []byt
 	}
 	if err := envelope.VerifyProof(env.E(), core, &m.Proof); err != nil {
 		return no("proof: %v", err)
+	}
+	for _, device := range s.org.State.Revoked() {
+		if c.roster.Contains(device) && !s.lax {
+			return no("epoch: a revoked device is still in the conversation")
+		}
 	}
 	switch {
 	case t.Epoch > c.epoch || t.Epoch < c.removal:
