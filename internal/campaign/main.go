@@ -103,6 +103,7 @@ func list(ctx context.Context, fuzz time.Duration) ([]part, error) {
 		})
 	}
 	parts = append(parts, []part{
+		{"large conversation", []string{"go", "test", "./internal/demo", "-run", "^TestLargeConversation$", "-v", "-timeout", "24h"}, grown, logged},
 		{"kill loops", []string{"go", "test", "./internal/demo", "-run", "Kill", "-v", "-timeout", "24h"}, grown, logged},
 		{"witnesses gone", []string{"go", "test", "./internal/demo", "-run", "^TestWitnessesGone$", "-v", "-timeout", "24h"}, grown, logged},
 		{"model of MLS groups", []string{"go", "test", "-C", "mls", "-run", "^TestModel$", "-model-runs", "6000", "-model-seed", "10001", "-timeout", "24h"}, grown, counted},

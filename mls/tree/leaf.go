@@ -138,8 +138,8 @@ func (l *LeafNode) Decode(r *syntax.Reader) {
 // SignedContent returns what the signature covers, under LabelLeafNode: the
 // leaf and, unless it stands in a key package, its place in the group.
 func (l *LeafNode) SignedContent(groupID []byte, i LeafIndex) []byte {
-	var b syntax.Builder
-	l.encodeUnsigned(&b)
+	b := syntax.NewBuilder(2 * roughSize)
+	l.encodeUnsigned(b)
 	if l.Source != SourceKeyPackage {
 		b.Opaque(groupID)
 		b.Uint32(uint32(i))
@@ -189,9 +189,15 @@ func (p *KeyPackage) Decode(r *syntax.Reader) {
 
 // SignedContent returns what the signature covers, under LabelKeyPackage.
 func (p *KeyPackage) SignedContent() []byte {
-	var b syntax.Builder
-	p.encodeUnsigned(&b)
+	b := syntax.NewBuilder(2 * roughSize)
+	p.encodeUnsigned(b)
 	return b.Bytes()
+}
+
+// LastResort reports whether the key package may be used more than once.
+func (p *KeyPackage) LastResort() bool {
+	_, ok := p.Extensions.Find(ExtensionLastResort)
+	return ok
 }
 
 // Ref returns the hash by which a Welcome names the key package (RFC 9420
