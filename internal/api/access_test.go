@@ -82,6 +82,8 @@ func endpoints(request codec.Hash) []endpoint {
 		{"GET", wire.PathQueue, "device"},
 		{"POST", wire.PathAcks, "device"},
 		{"GET", wire.PathConversations, "device"},
+		{"GET", wire.PathHistory, "device"},
+		{"POST", wire.PathHistory, "device"},
 		{"GET", wire.PathArchive + "?request=" + request.String(), "opener"},
 		{"POST", wire.PathHeads, "opener " + people},
 		{"PUT", wire.PathProductions + request.String(), "opener"},

@@ -139,6 +139,16 @@ CREATE TABLE keypackage_keys (         -- of all KeyPackages that haven't expire
 	not_after INTEGER NOT NULL,
 	PRIMARY KEY (device, key)
 ) WITHOUT ROWID;
+`, `
+CREATE TABLE letters (                 -- from one device of a member to another
+	cursor   INTEGER PRIMARY KEY AUTOINCREMENT, -- never given twice
+	receiver BLOB NOT NULL,
+	sender   BLOB NOT NULL,
+	since    INTEGER NOT NULL,         -- seconds since 1970
+	body     BLOB NOT NULL
+);
+CREATE INDEX letters_receiver ON letters (receiver, cursor);
+CREATE INDEX letters_left ON letters (since);
 `}
 }
 
