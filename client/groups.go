@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"chancery/codec"
+	"chancery/internal/handshake"
 	"chancery/manifest"
 )
 
@@ -20,15 +21,12 @@ var (
 	ErrEpoch = errors.New("another epoch than the group's")
 	// ErrCredential means that a leaf of the group is not a device of the control
 	// log, or not with that device's key.
-	ErrCredential = errors.New("leaf is not a device of the organisation")
+	ErrCredential = handshake.ErrCredential
 )
 
-// Credentials decides whether a leaf of a group may stand there: device is the
-// hash of a control leaf, key the leaf's signature key. Fresh is true where the
-// leaf enters the group or speaks by the step at hand, so that a device which
-// was revoked since it joined is refused only where it acts. An error keeps the
-// group as it was.
-type Credentials func(device codec.Hash, key codec.PublicKey, fresh bool) error
+// Credentials decide by the control log who may be in a group, and what it pins.
+// An error keeps the group as it was.
+type Credentials = handshake.Credentials
 
 // Groups is the MLS state of one device (RFC 9420), behind operations: no key
 // leaves it. A group's id is its conversation's 16 bytes, a leaf's basic
@@ -43,13 +41,15 @@ type Groups interface {
 	// KeyPackages makes n single-use KeyPackages (RFC 9420 §10), and forgets the
 	// oldest of those that no Welcome has used, beyond keep.
 	KeyPackages(n, keep int) ([][]byte, error)
-	// Create makes a group of one, at epoch 0.
-	Create(conversation codec.ID) (*Epoch, error)
+	// Create makes a group of one, at epoch 0, which pins the newest archive. The
+	// step has no commit.
+	Create(conversation codec.ID, check Credentials) (*Step, error)
 	// Add stages the commit that adds the devices of KeyPackages, in the place of
-	// one staged before. The group lives in its old epoch until Merge.
+	// one staged before. The group lives in its old epoch until Merge. A commit
+	// brings what the group pins up to date.
 	Add(conversation codec.ID, keyPackages [][]byte, check Credentials) (*Step, error)
 	// Remove stages the commit that removes devices, as Add does.
-	Remove(conversation codec.ID, devices []codec.Hash) (*Step, error)
+	Remove(conversation codec.ID, devices []codec.Hash, check Credentials) (*Step, error)
 	// Merge enters the epoch of the staged commit.
 	Merge(conversation codec.ID) error
 	// Discard forgets the staged commit.
@@ -60,6 +60,11 @@ type Groups interface {
 	// ErrCredential, or ErrRemoved where the commit, authentic, removes this
 	// device: then the group is erased.
 	Process(conversation codec.ID, commit []byte, check Credentials) (*Epoch, error)
+	// Rejoin makes the external commit that brings this device into a group, in the
+	// place of its own leaf where it has one (RFC 9420 §12.4.3.2), from the GroupInfo
+	// and tree of an epoch. What is held of the group is erased; it is in the new
+	// epoch at once, and to be forgotten unless the server takes the commit.
+	Rejoin(at *Epoch, groupInfo, ratchetTree []byte, check Credentials) (*Step, error)
 	// Forget erases a group.
 	Forget(conversation codec.ID) error
 	// Encrypt returns an MLSMessage of the current epoch, with ad in clear. The
@@ -106,11 +111,12 @@ type Epoch struct {
 	Roster       manifest.Roster
 }
 
-// Step is a staged commit: the epoch it leads to, the MLS commit for the members
-// and the Welcome for those it adds, empty where it adds none.
+// Step is a staged commit: the epoch it leads to, the MLS commit for the members,
+// the Welcome for those it adds, empty where it adds none, and for the server the
+// GroupInfo of the epoch, with the ratchet tree unless the server has it.
 type Step struct {
 	Epoch
-	Commit, Welcome []byte
+	Commit, Welcome, GroupInfo []byte
 }
 
 // Plaintext is an opened ciphertext.
@@ -120,4 +126,5 @@ type Plaintext struct {
 	Sender codec.Hash // the device whose leaf signed it
 	Epoch  uint64
 	Roster manifest.Roster // of that epoch; not to be changed
+	Policy codec.Hash      // leaf that the group pinned then; zero where it pinned none
 }

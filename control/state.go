@@ -21,6 +21,9 @@ type DeviceState struct {
 	Since   int64 // leaf index
 	Revoked int64 // leaf index, or Never
 	Time    int64 // milliseconds since 1970 UTC, of enrolment
+	// Sponsor is the other device of the member that let it in; zero where an
+	// invitation did.
+	Sponsor codec.Hash
 }
 
 // ValidAt reports whether the device was enrolled and not revoked in a log of

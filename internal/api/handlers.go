@@ -103,9 +103,9 @@ func (s *server) message(c *call) (any, error) {
 }
 
 func (s *server) commit(c *call) (any, error) {
-	in, err := decode[wire.CommitSubmission](c)
+	in, err := wire.ParseCommit(c.body)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", c.URL.Path, err)
 	}
 	return receipted(s.delivery.Commit(c.Context(), c.who.device, in))
 }

@@ -169,6 +169,32 @@ type CommitSubmission struct {
 	Commit    []byte          // MLS commit; empty at epoch 0
 	Welcome   []byte          // MLS Welcome, or empty
 	Added     []codec.Hash    // devices that the Welcome is for
+	GroupInfo []byte          // MLS GroupInfo of the new epoch; empty from a device of an earlier version
+}
+
+// earlierCommit is a CommitSubmission of versions whose server judged no groups.
+type earlierCommit struct {
+	_         struct{} `cbor:",toarray"`
+	Statement []byte
+	Roster    manifest.Roster
+	Commit    []byte
+	Welcome   []byte
+	Added     []codec.Hash
+}
+
+// ParseCommit reads a CommitSubmission, also one that an earlier version wrote.
+// It returns codec.ErrEncoding, wrapped.
+func ParseCommit(b []byte) (*CommitSubmission, error) {
+	out := &CommitSubmission{}
+	err := codec.Decode(b, out)
+	if err == nil {
+		return out, nil
+	}
+	var e earlierCommit
+	if codec.Decode(b, &e) != nil {
+		return nil, err
+	}
+	return &CommitSubmission{Statement: e.Statement, Roster: e.Roster, Commit: e.Commit, Welcome: e.Welcome, Added: e.Added}, nil
 }
 
 // Receipted answers a submission: the signed receipts, in order.
