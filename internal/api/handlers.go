@@ -141,6 +141,16 @@ func (s *server) conversations(c *call) (any, error) {
 	return s.delivery.Conversations(c.Context(), c.who.device)
 }
 
+func (s *server) elsewhere(c *call) (any, error) { return s.delivery.Elsewhere(c.who.device), nil }
+
+func (s *server) group(c *call) (any, error) {
+	id, err := codec.ParseID(c.PathValue("conversation"))
+	if err != nil {
+		return nil, fmt.Errorf("conversation: %w", err)
+	}
+	return s.delivery.Group(c.Context(), c.who.device, id)
+}
+
 func (s *server) archive(c *call) (any, error) {
 	request, err := codec.ParseHash(c.URL.Query().Get("request"))
 	if err != nil {

@@ -29,6 +29,7 @@ const (
 	PathQueue         = "/v1/queue"             // GET ?after=cursor&wait=seconds: []Delivery
 	PathAcks          = "/v1/acknowledgements"  // POST bytes of an acknowledgement
 	PathConversations = "/v1/conversations"     // GET: []Conversation of the asking device
+	PathGroups        = "/v1/groups"            // GET: []codec.ID that others of the device's member are in and it isn't; GET + /conversation: Group
 	PathArchive       = "/v1/archive"           // GET ?request=hash&after=cursor: ArchivePage
 	PathHeads         = "/v1/heads"             // POST: Heads; a leaf of the heads of all conversations
 	PathProductions   = "/v1/productions/"      // PUT and GET + request hash: sealed production
@@ -240,6 +241,19 @@ type Conversation struct {
 	Position uint64
 	NextSeq  uint64     // the device's next sequence number
 	Prev     codec.Hash // the device's previous core
+}
+
+// Group is where a conversation's group stands, for a device that may join it by
+// an external commit. The statement says what the rest has to be.
+type Group struct {
+	_         struct{} `cbor:",toarray"`
+	Statement []byte   // newest commit statement
+	Receipt   []byte   // its receipt
+	Roster    manifest.Roster
+	GroupInfo []byte     // MLSMessage
+	Tree      []byte     // ratchet tree
+	NextSeq   uint64     // the device's next sequence number in the conversation
+	Prev      codec.Hash // the device's previous core
 }
 
 // ArchivePage is a part of what a request's scope may touch: to the opener that
