@@ -35,7 +35,7 @@ var layers = [][]string{
 		"internal/ceremony", "internal/matters", "internal/opening", "internal/store", "internal/delivery", "internal/directory", "internal/keyholder",
 		"internal/opener", "internal/witness",
 	},
-	{"internal/store/sqlite", "internal/store/storetest", "internal/api", "internal/opener/openertest", "internal/orgtest", "internal/testenv", "internal/deptest", "internal/published", "mls/interop"},
+	{"internal/store/sqlite", "internal/store/storetest", "internal/api", "internal/opener/openertest", "internal/orgtest", "internal/testenv", "internal/wycheproof", "internal/deptest", "internal/published", "mls/interop"},
 	{"internal/cli", "internal/demo", "internal/bench"},
 	{"cmd/chancery", "cmd/chancery-opener", "cmd/chancery-verify", "internal/campaign"},
 }

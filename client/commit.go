@@ -308,6 +308,7 @@ func (d *Device) commit(ctx context.Context, c *conversation) error {
 		}
 	}
 	c.enter(body.Epoch, hash)
+	d.renewed(c)
 	c.Next = max(c.Next, r.Opening.Body.Position+1)
 	c.Pending = nil
 	return d.save()
@@ -409,6 +410,9 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 		c.Left, c.Broken, c.Statements, c.Indexes = false, "", nil, nil
 	}
 	d.add(c)
+	if e.Shared {
+		d.plan(c, 0, true)
+	}
 	c.enter(e.Number, manifest.CommitHash(it.Manifest))
 	// What came before is not for this device.
 	p := r.Opening.Body.Position

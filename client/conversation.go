@@ -65,6 +65,7 @@ type conversation struct {
 	conversationState
 	changed  bool
 	followed bool // every leaf since it was made or joined has come: see follow
+	renewal  renewal
 }
 
 // epoch returns the statement of an epoch that is remembered.
@@ -131,6 +132,9 @@ func (d *Device) conversation(id codec.ID) (*conversation, error) {
 		return nil, fmt.Errorf("couldn't read conversation %s: %w", id, err)
 	}
 	if _, c.followed, err = d.get(bucketFollowed, string(id[:])); err != nil {
+		return nil, err
+	}
+	if err := d.readOf(bucketRenewal, string(id[:]), &c.renewal); err != nil {
 		return nil, err
 	}
 	d.conversations[id] = c

@@ -26,11 +26,7 @@ import (
 const (
 	fileName = "device.db"
 	// defaultStock is how many KeyPackages a device keeps at the server.
-	defaultStock = 20
-	maxUpload    = 100 // KeyPackages in one request
-	// keptStocks is how many stocks of unused KeyPackages a device keeps the
-	// private halves of: a server or member that claims without end fills no disk.
-	keptStocks      = 10
+	defaultStock    = 20
 	ackInterval     = time.Minute
 	refreshInterval = time.Minute // between readings of the control log that nothing else calls for
 	// overdue is when a receipted leaf that no witnessed checkpoint covers
@@ -76,9 +72,10 @@ type Server interface {
 	Hashes(ctx context.Context, log ledger.Log, at ledger.Checkpoint) tlog.HashReader
 	// Submit offers a control statement, which may be offered again.
 	Submit(ctx context.Context, s *wire.Submit) (*wire.Submitted, error)
-	// KeyPackages returns how many of the device's KeyPackages nobody has claimed.
-	KeyPackages(ctx context.Context) (left int, err error)
-	// UploadKeyPackages adds to the device's KeyPackages.
+	// KeyPackages returns what there is of the device's KeyPackages.
+	KeyPackages(ctx context.Context) (*wire.Stock, error)
+	// UploadKeyPackages adds to the device's KeyPackages. One of last resort takes
+	// the place of the one before.
 	UploadKeyPackages(ctx context.Context, packages [][]byte) error
 	// ClaimKeyPackages takes a KeyPackage of each device, in order, and an empty
 	// one where a device has none.
@@ -140,6 +137,7 @@ const (
 	bucketAnnounced    = "announced" // index envelopes whose seeds haven't come
 	bucketWaiting      = "waiting"   // leaves that no witnessed checkpoint covers yet
 	bucketMLS          = "mls"
+	bucketRenewal      = "renewal" // when keys are due, by conversation
 )
 
 // self is who the device is. It is written at enrolment.
@@ -487,34 +485,6 @@ func (d *Device) await(ctx context.Context) error {
 		case <-time.After(enrolPoll):
 		}
 	}
-}
-
-// restock tops up the device's KeyPackages at the server. How many are left only
-// the server knows: one that was claimed may never come back in a Welcome.
-func (d *Device) restock(ctx context.Context) error {
-	left, err := d.server.KeyPackages(ctx)
-	if err != nil {
-		return fmt.Errorf("couldn't count KeyPackages: %w", err)
-	}
-	if left > d.cfg.Stock/2 {
-		return nil
-	}
-	packages, err := d.groups.KeyPackages(d.cfg.Stock-left, keptStocks*d.cfg.Stock)
-	if err != nil {
-		return err
-	}
-	// Their private halves first: a KeyPackage that the device can't open would
-	// lose it a conversation. An upload whose answer is lost is not repeated: what
-	// was claimed meanwhile would be given out twice.
-	if err := d.save(); err != nil {
-		return err
-	}
-	for part := range slices.Chunk(packages, maxUpload) {
-		if err := d.server.UploadKeyPackages(ctx, part); err != nil {
-			return fmt.Errorf("couldn't stock KeyPackages: %w", err)
-		}
-	}
-	return nil
 }
 
 // Close writes what is left to write and closes the device. Its key is erased.

@@ -5,6 +5,7 @@ import (
 
 	"chancery/codec"
 	"chancery/internal/handshake"
+	"chancery/internal/wire"
 	"chancery/manifest"
 )
 
@@ -41,6 +42,11 @@ type Groups interface {
 	// KeyPackages makes n single-use KeyPackages (RFC 9420 §10), and forgets the
 	// oldest of those that no Welcome has used, beyond keep.
 	KeyPackages(n, keep int) ([][]byte, error)
+	// LastResort makes a KeyPackage that may be used more than once (extension
+	// last_resort), where it is time for another one: held says what the server
+	// has. It returns nil where it isn't. The private half is kept until its
+	// lifetime ends.
+	LastResort(held LastResort) ([]byte, error)
 	// Create makes a group of one, at epoch 0, which pins the newest archive. The
 	// step has no commit.
 	Create(conversation codec.ID, check Credentials) (*Step, error)
@@ -50,6 +56,9 @@ type Groups interface {
 	Add(conversation codec.ID, keyPackages [][]byte, check Credentials) (*Step, error)
 	// Remove stages the commit that removes devices, as Add does.
 	Remove(conversation codec.ID, devices []codec.Hash, check Credentials) (*Step, error)
+	// Renew stages the commit that gives this device new keys and does nothing
+	// else, as Add does: whoever had copied the old ones is shut out with it.
+	Renew(conversation codec.ID, check Credentials) (*Step, error)
 	// Merge enters the epoch of the staged commit.
 	Merge(conversation codec.ID) error
 	// Discard forgets the staged commit.
@@ -109,7 +118,17 @@ type Epoch struct {
 	Number       uint64
 	Transcript   []byte // confirmed transcript hash, 32 bytes; empty at epoch 0
 	Roster       manifest.Roster
+	Shared       bool // of Join: by a KeyPackage of last resort, whose keys other groups may have
 }
+
+// LastResort is what the server has of a device's KeyPackage of last resort.
+type LastResort uint8
+
+const (
+	LastResortMissing LastResort = wire.LastResortNone
+	LastResortUnused  LastResort = wire.LastResortUnused
+	LastResortUsed    LastResort = wire.LastResortUsed
+)
 
 // Step is a staged commit: the epoch it leads to, the MLS commit for the members,
 // the Welcome for those it adds, empty where it adds none, and for the server the

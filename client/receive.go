@@ -153,6 +153,9 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 	if err := d.tend(ctx); err != nil {
 		return err
 	}
+	if err := d.renew(ctx, sum); err != nil {
+		return err
+	}
 	if err := d.include(ctx, sum); err != nil {
 		return err
 	}

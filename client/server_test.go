@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	"chancery/internal/wire"
 	"chancery/ledger"
 	"chancery/manifest"
+	"chancery/mls/tree"
 )
 
 // fakeServer is a server in memory with only the checks that clients rely on,
@@ -37,6 +39,7 @@ type fakeServer struct {
 	conversations map[codec.ID]*fakeConversation
 	queue         []fakeDelivery
 	packages      map[codec.Hash][][]byte
+	resorts       map[codec.Hash]fakeResort
 	receipts      map[codec.Hash][]byte // by core, statement or void
 	acks          map[codec.Hash][]*manifest.Ack
 	sends         int
@@ -47,6 +50,12 @@ type fakeServer struct {
 	tamper  func(to codec.Hash, d *wire.Delivery)        // with what it delivers
 	lost    func(what string) bool                       // an answer that never arrives
 	commits func(s *wire.CommitSubmission) (refuse bool) // before one is taken
+}
+
+// fakeResort is a KeyPackage of last resort.
+type fakeResort struct {
+	raw   []byte
+	state uint8
 }
 
 type fakeConversation struct {
@@ -76,6 +85,7 @@ func newServer(t testing.TB) *fakeServer { return newServerOf(t, orgtest.New(t))
 func newServerOf(t testing.TB, o *orgtest.Org) *fakeServer {
 	return &fakeServer{
 		t: t, org: o, conversations: map[codec.ID]*fakeConversation{}, packages: map[codec.Hash][][]byte{},
+		resorts:  map[codec.Hash]fakeResort{},
 		receipts: map[codec.Hash][]byte{}, acks: map[codec.Hash][]*manifest.Ack{},
 	}
 }
@@ -184,13 +194,18 @@ func (s *fakeServer) Submit(_ context.Context, in *wire.Submit) (*wire.Submitted
 	return &wire.Submitted{Hash: st.Hash(), Index: s.org.Control.Append(entry)}, nil
 }
 
-func (c conn) KeyPackages(context.Context) (int, error) {
+func (c conn) KeyPackages(context.Context) (*wire.Stock, error) {
 	end, err := c.begin("stock")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer end()
-	return len(c.packages[c.device(c.key)]), nil
+	d := c.device(c.key)
+	out := &wire.Stock{Left: uint16(len(c.packages[d]))}
+	if last, ok := c.resorts[d]; ok {
+		out.LastResort = last.state
+	}
+	return out, nil
 }
 
 func (c conn) UploadKeyPackages(_ context.Context, packages [][]byte) error {
@@ -200,9 +215,30 @@ func (c conn) UploadKeyPackages(_ context.Context, packages [][]byte) error {
 	}
 	defer end()
 	d := c.device(c.key)
-	c.packages[d] = append(c.packages[d], packages...)
+	for _, raw := range packages {
+		if lastResort(c.t, raw) {
+			c.resorts[d] = fakeResort{raw, wire.LastResortUnused}
+			continue
+		}
+		c.packages[d] = append(c.packages[d], raw)
+	}
 	_, err = c.answered("upload")
 	return err
+}
+
+// lastResort reports whether a KeyPackage may be given out more than once.
+func lastResort(t testing.TB, raw []byte) bool {
+	t.Helper()
+	m, err := tree.ParseMessage(bytes.Clone(raw))
+	if err != nil {
+		t.Error(err)
+		return false
+	}
+	p, ok := m.(*tree.KeyPackage)
+	if !ok {
+		t.Error("not a KeyPackage")
+	}
+	return ok && p.LastResort()
 }
 
 func (s *fakeServer) ClaimKeyPackages(_ context.Context, devices []codec.Hash) ([][]byte, error) {
@@ -215,6 +251,8 @@ func (s *fakeServer) ClaimKeyPackages(_ context.Context, devices []codec.Hash) (
 	for i, d := range devices {
 		if have := s.packages[d]; len(have) > 0 {
 			out[i], s.packages[d] = have[0], have[1:]
+		} else if last, ok := s.resorts[d]; ok {
+			out[i], s.resorts[d] = last.raw, fakeResort{last.raw, wire.LastResortUsed}
 		}
 	}
 	return out, nil
@@ -524,6 +562,21 @@ type person struct {
 	member codec.ID
 	dir    string
 	key    *[state.KeySize]byte
+}
+
+// advance moves the clock, into the next month's escrow key where it comes to
+// that.
+func (p *party) advance(by time.Duration) {
+	p.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	month := func() uint32 { return control.MonthOf(envelope.DayOf(p.org.Now())) }
+	before, now := month(), p.org.Now().Add(by)
+	started := time.Now()
+	p.org.SetClock(func() time.Time { return now.Add(time.Since(started)) })
+	if month() != before {
+		p.org.AddMonth(month())
+	}
 }
 
 func (p *party) person(name string) *person { return p.deviceOf(codec.NewID(), name) }

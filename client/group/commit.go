@@ -57,6 +57,15 @@ func (s *Groups) Remove(conversation codec.ID, devices []codec.Hash, check clien
 	return s.stage(conversation, e, proposals, check)
 }
 
+// Renew implements client.Groups.
+func (s *Groups) Renew(conversation codec.ID, check client.Credentials) (*client.Step, error) {
+	e, err := s.entry(conversation)
+	if err != nil {
+		return nil, err
+	}
+	return s.stage(conversation, e, nil, check)
+}
+
 // stage commits proposals.
 func (s *Groups) stage(id codec.ID, e *entry, proposals []tree.Proposal, check client.Credentials) (*client.Step, error) {
 	s.discard(id, e)

@@ -25,10 +25,18 @@ import (
 	"chancery/client"
 	"chancery/codec"
 	"chancery/internal/handshake"
+	"chancery/internal/wire"
 	"chancery/manifest"
 	"chancery/mls"
 	"chancery/mls/cipher"
 	"chancery/mls/tree"
+)
+
+const (
+	// lifetime is for how long a KeyPackage may be used. The server keeps them
+	// until then, and a device away for longer joins when it is back.
+	skew     = time.Hour
+	lifetime = wire.KeyPackageLifetime - skew
 )
 
 // Groups is one device's MLS state. It is not safe for concurrent use.
@@ -280,8 +288,16 @@ func (s *Groups) Join(welcome []byte, check client.Credentials) (*client.Epoch, 
 		own.Erase() // the group's leaf key among them
 		return nil, err
 	}
-	s.spend(ref)
-	return s.enter(id, g).at(id)
+	last := own.LastResort()
+	if !last {
+		s.spend(ref)
+	}
+	epoch, err := s.enter(id, g).at(id)
+	if err != nil {
+		return nil, err
+	}
+	epoch.Shared = last
+	return epoch, nil
 }
 
 // checkJoined refuses groups that are valid MLS, and no conversation's.

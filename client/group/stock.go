@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"chancery/codec"
-	"chancery/internal/handshake"
 	"chancery/mls"
 	"chancery/mls/syntax"
 	"chancery/mls/tree"
@@ -50,10 +49,10 @@ func (s *Groups) loadStock() error {
 	return nil
 }
 
-func (s *Groups) generate() (*mls.OwnKeyPackage, error) {
+func (s *Groups) generate(extensions ...tree.Extension) (*mls.OwnKeyPackage, error) {
 	now := s.now()
-	life := tree.Lifetime{NotBefore: uint64(now.Add(-handshake.Skew).Unix()), NotAfter: uint64(now.Add(handshake.Lifetime).Unix())}
-	own, err := mls.NewKeyPackage(s.suite, s.identity(), life, nil, s.config.Random)
+	life := tree.Lifetime{NotBefore: uint64(now.Add(-skew).Unix()), NotAfter: uint64(now.Add(lifetime).Unix())}
+	own, err := mls.NewKeyPackage(s.suite, s.identity(), life, extensions, s.config.Random)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't make a KeyPackage: %w", err)
 	}
@@ -71,12 +70,7 @@ func (s *Groups) KeyPackages(n, keep int) ([][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		k := keyPackage{Package: syntax.Marshal(&own.Public)}
-		k.Init, k.Leaf = own.ExposeSecrets()
-		ref := own.Public.Ref(s.suite)
-		s.put(packageName(ref), codec.Encode(k))
-		own.Erase()
-		s.stock.Refs = append(s.stock.Refs, ref)
+		s.stock.Refs = append(s.stock.Refs, s.keepPackage(own))
 		s.stock.changed = true
 		out = append(out, own.Message())
 	}
@@ -84,6 +78,17 @@ func (s *Groups) KeyPackages(n, keep int) ([][]byte, error) {
 		s.spend(s.stock.Refs[0])
 	}
 	return out, nil
+}
+
+// keepPackage stages a KeyPackage to be written and erases it in memory. It
+// returns its reference.
+func (s *Groups) keepPackage(own *mls.OwnKeyPackage) []byte {
+	k := keyPackage{Package: syntax.Marshal(&own.Public)}
+	k.Init, k.Leaf = own.ExposeSecrets()
+	ref := own.Public.Ref(s.suite)
+	s.put(packageName(ref), codec.Encode(k))
+	own.Erase()
+	return ref
 }
 
 // mine returns this device's KeyPackage that a Welcome is for.
@@ -103,7 +108,15 @@ func (s *Groups) mine(welcome []byte) (ref []byte, own *mls.OwnKeyPackage, err e
 	for i := range w.Secrets {
 		wanted[string(w.Secrets[i].NewMember)] = true
 	}
-	for _, ref := range s.stock.Refs {
+	refs := s.stock.Refs
+	last, err := s.resorts()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range last {
+		refs = append(refs[:len(refs):len(refs)], r.Ref)
+	}
+	for _, ref := range refs {
 		if !wanted[string(ref)] {
 			continue
 		}

@@ -140,22 +140,19 @@ func (c *Client) AddMember(ctx context.Context, m wire.Member) error {
 	return c.send(ctx, wire.PathMembers, codec.Encode(&m))
 }
 
-// KeyPackages returns how many of the device's KeyPackages nobody has claimed.
-func (c *Client) KeyPackages(ctx context.Context) (int, error) {
-	out, err := get[wire.Stock](ctx, c, wire.PathKeyPackages, nil)
-	if err != nil {
-		return 0, err
-	}
-	return int(out.Left), nil
+// KeyPackages returns what the server has of the device's KeyPackages.
+func (c *Client) KeyPackages(ctx context.Context) (*wire.Stock, error) {
+	return get[wire.Stock](ctx, c, wire.PathKeyPackages, nil)
 }
 
-// UploadKeyPackages stocks the device's KeyPackages.
+// UploadKeyPackages stocks the device's KeyPackages, one of last resort in the
+// place of the one before. The same ones may be uploaded again.
 func (c *Client) UploadKeyPackages(ctx context.Context, packages [][]byte) error {
 	return c.send(ctx, wire.PathKeyPackages, codec.Encode(&wire.KeyPackages{Packages: packages}))
 }
 
-// ClaimKeyPackages takes one KeyPackage of each device, in order; an empty one
-// where a device has none left.
+// ClaimKeyPackages takes one KeyPackage of each device, in order: the one of last
+// resort where its stock is used up, an empty one where it has none at all.
 func (c *Client) ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error) {
 	out, err := post[[][]byte](ctx, c, wire.PathClaim, codec.Encode(&wire.Claim{Devices: devices}))
 	if err != nil {

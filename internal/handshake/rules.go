@@ -14,15 +14,9 @@ import (
 	"time"
 
 	"chancery/codec"
+	"chancery/internal/wire"
 	"chancery/manifest"
 	"chancery/mls/tree"
-)
-
-// Bounds of a KeyPackage's lifetime. A device away for longer joins when it is
-// back.
-const (
-	Lifetime = 83 * 24 * time.Hour
-	Skew     = time.Hour
 )
 
 var (
@@ -108,7 +102,7 @@ func (r *Rules) Lifetime(e tree.Event, l tree.Lifetime) error {
 	if e == tree.EventTree {
 		return nil // who is a member stays one
 	}
-	if !l.AtMost(Lifetime + Skew) {
+	if !l.AtMost(wire.KeyPackageLifetime) {
 		return errors.New("KeyPackage that lives too long")
 	}
 	if !r.At.IsZero() && !l.Covers(r.At) {
