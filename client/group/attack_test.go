@@ -32,6 +32,7 @@ type insider struct {
 	suite  *cipher.Suite
 	signer cipher.Signer
 	config mls.Config
+	knows  []tree.ExtensionType // extensions
 	*mls.Group
 }
 
@@ -50,7 +51,7 @@ func newInsider(w *world, name string) *insider {
 func (i *insider) identity(signer cipher.Signer, name []byte) *mls.Identity {
 	return &mls.Identity{Signer: signer, Credential: tree.BasicCredential(name), Capabilities: tree.Capabilities{
 		Versions: []tree.Version{tree.MLS10}, CipherSuites: []cipher.ID{i.suite.ID()},
-		Extensions:  []tree.ExtensionType{tree.ExtensionExternalSenders, 0xf0a0},
+		Extensions:  append([]tree.ExtensionType{tree.ExtensionExternalSenders, 0xf0a0}, i.knows...),
 		Credentials: []tree.CredentialType{tree.CredentialBasic},
 	}}
 }

@@ -27,6 +27,7 @@ type world struct {
 	now     func() time.Time
 	joins   map[codec.Hash]bool // may join by themselves
 	log     []codec.Hash        // policy leaves, the newest last
+	readers []*device           // see pinned
 }
 
 // leaves are credentials that judge nothing but leaves.
@@ -58,7 +59,7 @@ func (w *world) Newest() (handshake.Archive, error) {
 // Pinned implements client.Credentials.
 func (w *world) Pinned(before *handshake.Archive, after handshake.Archive) error {
 	place := func(a handshake.Archive) int { return slices.Index(w.log, a.Policy) }
-	if place(after) < 0 || before != nil && place(after) <= place(*before) {
+	if place(after) < 0 || before != nil && (place(*before) < 0 || place(after) <= place(*before)) {
 		return handshake.ErrArchive
 	}
 	return nil

@@ -160,7 +160,12 @@ func TestJudging(t *testing.T) {
 		{"the archive that is pinned already", "archive", side, step(anything{pin: now}, codec.Hash{})},
 	})
 
-	// All that is left is good.
+	// A server that starts again goes on where it was.
+	s.stop()
+	s.start("127.0.0.1:0")
+	bad := with(func(_ *manifest.Commit, in *wire.CommitSubmission) { in.GroupInfo = bobs.GroupInfo })
+	_, err := s.as(alice).Commit(t.Context(), bad)
+	s.refused("after a restart", err, "groupinfo", manifest.CommitHash(bad.Statement))
 	good := s.adds(side, carol)
 	s.commits(side, good)
 	s.enters(side, good, other)
