@@ -26,9 +26,8 @@ import (
 const (
 	fileName = "device.db"
 	// defaultStock is how many KeyPackages a device keeps at the server.
-	defaultStock    = 20
-	ackInterval     = time.Minute
-	refreshInterval = time.Minute // between readings of the control log that nothing else calls for
+	defaultStock = 20
+	ackInterval  = time.Minute
 	// overdue is when a receipted leaf that no witnessed checkpoint covers
 	// convicts the server.
 	overdue = 24 * time.Hour
@@ -80,6 +79,9 @@ type Server interface {
 	// ClaimKeyPackages takes a KeyPackage of each device, in order, and an empty
 	// one where a device has none.
 	ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error)
+	// Certificate returns a certificate in DER for this device's key, of the
+	// organisation's own authority: a *wire.Problem of status 404 where it has none.
+	Certificate(ctx context.Context) ([]byte, error)
 	// Send sends a message and returns the signed receipts, of its index envelope
 	// first where it brings one.
 	Send(ctx context.Context, s *wire.Submission) ([][]byte, error)
@@ -195,7 +197,8 @@ type Device struct {
 	list          []codec.ID
 	conversations map[codec.ID]*conversation
 	waiting       []waiting
-	refreshed     time.Time       // when this device last read the control log
+	asked         time.Time       // when it last asked for a certificate
+	certified     time.Time       // when it last logged one
 	changed       map[string]bool // buckets of one value each that have to be written
 	staged        map[place][]byte
 	closed        bool
@@ -203,6 +206,8 @@ type Device struct {
 	testOnlyArchive func(record []byte) []byte // what a lying sender archives instead
 	testOnlyTag     func(kind envelope.Kind, tag *[envelope.TagSize]byte)
 	testOnlyStep    func(step string) error // fails or stops the device between two steps
+
+	testOnlyUncertified bool // it speaks without a certificate
 }
 
 // Enrolment is what a new device is made of.
@@ -452,8 +457,16 @@ func (d *Device) enrol(ctx context.Context) error {
 	if _, err := d.server.Submit(ctx, &submit); err != nil {
 		return fmt.Errorf("couldn't enrol the device: %w", err)
 	}
-	if err := d.await(ctx); err != nil {
+	if err := d.await(ctx, func(s *control.State) bool { _, known := s.Device(d.self.Device); return known }); err != nil {
 		return err
+	}
+	if err := d.recertify(ctx, &Summary{}); err != nil {
+		return err
+	}
+	if !d.certified.IsZero() {
+		if err := d.await(ctx, d.hasCertificate); err != nil {
+			return err
+		}
 	}
 	if err := d.restock(ctx); err != nil {
 		return err
@@ -463,19 +476,19 @@ func (d *Device) enrol(ctx context.Context) error {
 	return d.save()
 }
 
-// await waits until the device's leaf is under a witnessed checkpoint.
-func (d *Device) await(ctx context.Context) error {
+// await waits until a leaf of the device's own is under a witnessed checkpoint.
+func (d *Device) await(ctx context.Context, there func(s *control.State) bool) error {
 	for {
 		// Another device of the process may have read the log that far.
 		known := false
-		d.cfg.Replica.Read(func(s *control.State) { _, known = s.Device(d.self.Device) })
+		d.cfg.Replica.Read(func(s *control.State) { known = there(s) })
 		if known {
 			return nil
 		}
 		if err := d.cfg.Replica.Sync(ctx, d.server); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("couldn't read the control log: %w", err)
 		}
-		d.cfg.Replica.Read(func(s *control.State) { _, known = s.Device(d.self.Device) })
+		d.cfg.Replica.Read(func(s *control.State) { known = there(s) })
 		if known {
 			return nil
 		}
@@ -513,6 +526,9 @@ func (d *Device) begin() (end func(), err error) {
 
 // Hash returns the hash of the device's control leaf.
 func (d *Device) Hash() codec.Hash { return d.self.Device }
+
+// Organisation returns the identity that the device is pinned to.
+func (d *Device) Organisation() codec.Hash { return d.self.Organisation }
 
 // Member returns the device's member.
 func (d *Device) Member() codec.ID { return d.self.Member }

@@ -611,14 +611,14 @@ func (d *Device) apply(s *State, e *entry) error {
 	if _, ok := s.keys[d.Key]; ok {
 		return conflict("the device key is enrolled already")
 	}
-	invitation, sponsor, err := s.sponsor(d, e)
+	invitation, sibling, err := s.sponsor(d, e)
 	if err != nil {
 		return err
 	}
 	if !invitation.IsZero() {
 		delete(s.invitations, invitation) // an invitation enrols one device
 	}
-	s.devices[e.hash] = &DeviceState{Device: *d, Hash: e.hash, Since: e.index, Revoked: Never, Time: e.Time, Sponsor: sponsor}
+	s.devices[e.hash] = &DeviceState{Device: *d, Hash: e.hash, Since: e.index, Revoked: Never, Time: e.Time, Sponsor: sibling}
 	s.keys[d.Key] = e.hash
 	s.members[d.Member] = append(s.members[d.Member], e.hash)
 	return nil
@@ -627,7 +627,7 @@ func (d *Device) apply(s *State, e *entry) error {
 // sponsor finds who lets the device in: an invitation, whose key it returns, or
 // another live device of the member, whose leaf it returns. There is one, so that whether an
 // invitation was used up depends on nobody's order.
-func (s *State) sponsor(d *Device, e *entry) (codec.PublicKey, codec.Hash, error) {
+func (s *State) sponsor(d *Device, e *entry) (invitation codec.PublicKey, sibling codec.Hash, err error) {
 	if len(e.signed) != 2 {
 		return codec.PublicKey{}, codec.Hash{}, fmt.Errorf("%w: want two signatures, of the device and of whoever lets it in", ErrUnauthorised)
 	}
@@ -660,6 +660,7 @@ func (r *Revocation) apply(s *State, e *entry) error {
 		return fmt.Errorf("%w: want an officer or a device of the member", ErrUnauthorised)
 	}
 	device.Revoked = e.index
+	s.revoked = append(s.revoked, device.Hash)
 	return nil
 }
 

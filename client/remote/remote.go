@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"chancery/codec"
+	"chancery/control"
 	"chancery/internal/httpsig"
 	"chancery/internal/wire"
 	"chancery/ledger"
@@ -162,6 +163,13 @@ func (c *Client) ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([]
 		return nil, fmt.Errorf("%d KeyPackages for %d devices: %w", len(*out), len(devices), ErrAnswer)
 	}
 	return *out, nil
+}
+
+// Certificate asks the organisation's own certificate authority for a
+// certificate of the device's key, in DER. Where there is none the error is a
+// *wire.Problem of status 404.
+func (c *Client) Certificate(ctx context.Context) ([]byte, error) {
+	return c.do(ctx, http.MethodPost, wire.PathCertificate, nil, nil, control.MaxCertificate)
 }
 
 // Send sends a message with all that belongs to it and returns the signed

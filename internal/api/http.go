@@ -81,6 +81,7 @@ func (s *server) routes() []route {
 		{"GET " + wire.PathKeyPackages, aDevice, "an enrolled device", 0, s.stocked},
 		{"POST " + wire.PathKeyPackages, aDevice, "an enrolled device", keyStock, s.stock},
 		{"POST " + wire.PathClaim, aDevice, "an enrolled device", 256 << 10, s.claim},
+		{"POST " + wire.PathCertificate, aDevice, "an enrolled device", 0, s.certificate},
 		{"POST " + wire.PathMessages, aDevice, "an enrolled device", submission, s.message},
 		{"POST " + wire.PathCommits, aDevice, "an enrolled device", step, s.commit},
 		{"POST " + wire.PathVoids, aDevice, "an enrolled device", small, s.void},

@@ -232,7 +232,7 @@ func (d *Directory) Submit(ctx context.Context, in *wire.Submit) (*wire.Submitte
 func gathers(k control.Kind) bool {
 	switch k {
 	case control.KindPolicy, control.KindRole, control.KindCeremony, control.KindEpoch, control.KindMonth, control.KindInvitation,
-		control.KindDevice, control.KindRelease, control.KindOpener, control.KindDestruction:
+		control.KindDevice, control.KindRelease, control.KindOpener, control.KindDestruction, control.KindAuthority:
 		return true
 	}
 	return false

@@ -24,6 +24,7 @@ const (
 	PathMembers       = "/v1/members"           // GET: []Member; POST Member
 	PathKeyPackages   = "/v1/keypackages"       // GET: Stock of the asking device; POST KeyPackages
 	PathClaim         = "/v1/keypackages/claim" // POST Claim: [][]byte
+	PathCertificate   = "/v1/certificate"       // POST: bytes of an X.509 certificate for the asking device
 	PathMessages      = "/v1/messages"          // POST Submission: Receipted
 	PathCommits       = "/v1/commits"           // POST CommitSubmission: Receipted
 	PathVoids         = "/v1/voids"             // POST bytes of a void: Receipted
