@@ -24,7 +24,7 @@ var ErrArchive = errors.New("not the archive that the group must pin")
 type Archive struct {
 	Organisation codec.Hash
 	Policy       codec.Hash // control leaf
-	Epoch        codec.Hash // control leaf of the escrow epoch
+	Epoch        codec.Hash // control leaf of the escrow epoch; zero before the first
 }
 
 // Extensions returns the extensions of the GroupContext that pins a: those two,

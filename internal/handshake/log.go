@@ -60,7 +60,7 @@ func (l Log) Join(device codec.Hash, members manifest.Roster) error {
 }
 
 // Newest implements Credentials: the newest policy, and the newest escrow epoch
-// that a month's key is in effect of.
+// that a month's key is in effect of, if there is one yet.
 func (l Log) Newest() (a Archive, err error) {
 	l.Read(func(s *control.State) {
 		policy := s.Policy()
@@ -75,9 +75,6 @@ func (l Log) Newest() (a Archive, err error) {
 			if ok && m.Effective != control.Never && e.Number >= number {
 				a.Epoch, number = e.Hash, e.Number
 			}
-		}
-		if a.Epoch.IsZero() {
-			err = fmt.Errorf("no escrow key is in effect: %w", ErrArchive)
 		}
 	})
 	if err != nil {
@@ -110,8 +107,14 @@ func (a *Archive) places(s *control.State, size int64) (policy, epoch int64, ok 
 	if !found || a.Organisation != s.Organisation() {
 		return 0, 0, false
 	}
+	if p.Since >= size {
+		return 0, 0, false
+	}
+	if a.Epoch.IsZero() {
+		return p.Since, control.Never, true
+	}
 	e, found := s.Epoch(a.Epoch)
-	if !found || p.Since >= size || e.Since >= size {
+	if !found || e.Since >= size {
 		return 0, 0, false
 	}
 	return p.Since, e.Since, true
