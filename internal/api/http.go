@@ -26,7 +26,7 @@ const (
 	statement  = 1280 << 10
 	keyStock   = 2 << 20
 	submission = 10 << 20
-	step       = 6 << 20
+	step       = 10 << 20
 	production = 64 << 20
 )
 
@@ -88,6 +88,8 @@ func (s *server) routes() []route {
 		{"GET " + wire.PathQueue, aDevice, "an enrolled device", 0, s.queue},
 		{"POST " + wire.PathAcks, aDevice, "an enrolled device", 128 << 10, s.acknowledge},
 		{"GET " + wire.PathConversations, aDevice, "an enrolled device", 0, s.conversations},
+		{"GET " + wire.PathGroups, aDevice, "an enrolled device", 0, s.elsewhere},
+		{"GET " + wire.PathGroups + "/{conversation}", aDevice, "an enrolled device", 0, s.group},
 		{"GET " + wire.PathHistory, aDevice, "an enrolled device", 0, s.letters},
 		{"POST " + wire.PathHistory, aDevice, "an enrolled device", wire.MaxLetter + small, s.putLetter},
 		{"GET " + wire.PathArchive, anOpener, "the opener that the request's log names", 0, s.archive},
