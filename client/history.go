@@ -47,9 +47,10 @@ type historyState struct {
 	Times   uint8
 	Streams []gotStream
 	List    []codec.ID // conversations of which some is held
-	Waiting [][]byte   // newest request of each other device
+	Waiting [][]byte   // newest request of each other device that has no answer yet
 	Grants  []grant
 	Answers []answer
+	Done    []codec.Hash // requests that were answered, newest last
 }
 
 // grant is what the member lets a device have.
@@ -141,17 +142,17 @@ func (d *Device) exchangeHistory(ctx context.Context, sum *Summary) error {
 	if err != nil {
 		return err
 	}
-	if err := d.askForHistory(ctx, h, older); err != nil {
+	if err := d.takeLetters(ctx, h, sum); err != nil {
 		return err
 	}
-	if err := d.takeLetters(ctx, h, sum); err != nil {
+	if err := d.askForHistory(ctx, h, older); err != nil {
 		return err
 	}
 	return d.giveHistory(ctx, h, sum)
 }
 
 // askForHistory sends this device's request to the member's older devices: once,
-// and again as long as nothing has come.
+// and another one after a while, as long as nothing has come.
 func (d *Device) askForHistory(ctx context.Context, h *historyState, older []codec.Hash) error {
 	now := d.cfg.Now()
 	switch {
@@ -160,10 +161,11 @@ func (d *Device) askForHistory(ctx context.Context, h *historyState, older []cod
 	case h.Times > 0 && (len(h.Streams) > 0 || now.Sub(time.UnixMilli(h.AskedAt)) < askAgain):
 		return nil
 	}
-	if len(h.Key) == 0 {
+	if len(h.Key) == 0 || h.AskedAt > 0 {
 		if err := d.newRequest(h); err != nil {
 			return err
 		}
+		h.AskedAt = 0
 		if err := d.saveHistory(h); err != nil {
 			return err
 		}
@@ -256,6 +258,9 @@ func (d *Device) takeLetter(h *historyState, body []byte, sum *Summary) error {
 			old, err := history.ParseRequest(raw)
 			return err != nil || old.Device == r.Device
 		})
+		if slices.Contains(h.Done, history.RequestHash(body)) {
+			return nil // sent again, or repeated by the server
+		}
 		h.Waiting = append(h.Waiting, bytes.Clone(body))
 		h.Waiting = h.Waiting[max(0, len(h.Waiting)-maxSiblings):]
 		return nil
@@ -271,7 +276,9 @@ func (d *Device) takeLetter(h *historyState, body []byte, sum *Summary) error {
 	switch {
 	case !ok:
 		return problem(errors.New("history from a device that is none of this member's"))
-	case len(h.Key) == 0 || got != want:
+	case got == want && len(h.Key) == 0:
+		return nil // all has come, and this again
+	case got != want:
 		return problem(errors.New("history that this device hasn't asked for"))
 	}
 	c, b, err := history.Open(from.Key, h.Key, body)

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,9 @@ type extent struct {
 	Conversation codec.ID
 	End          uint64
 }
+
+// keptRequests is how many answered requests are remembered.
+const keptRequests = 64
 
 // giveHistory begins the answers that the member has granted and sends what it
 // can. Where the other device has to fetch first, or the Sync has sent enough,
@@ -71,7 +75,7 @@ func (d *Device) giveHistory(ctx context.Context, h *historyState, sum *Summary)
 // beginAnswers turns grants into answers where the device has asked.
 func (d *Device) beginAnswers(h *historyState) error {
 	changed := false
-	for _, raw := range h.Waiting {
+	for _, raw := range slices.Clone(h.Waiting) {
 		r, err := history.ParseRequest(raw)
 		if err != nil {
 			return err
@@ -94,6 +98,9 @@ func (d *Device) beginAnswers(h *historyState) error {
 			a.List = append(a.List, extent{Conversation: id, End: end})
 		}
 		h.Grants = slices.Delete(h.Grants, i, i+1)
+		h.Waiting = slices.DeleteFunc(h.Waiting, func(other []byte) bool { return bytes.Equal(other, raw) })
+		h.Done = append(h.Done, a.Request)
+		h.Done = h.Done[max(0, len(h.Done)-keptRequests):]
 		h.Answers, changed = append(h.Answers, a), true
 	}
 	if !changed {

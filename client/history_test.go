@@ -163,17 +163,54 @@ func TestHistoryIsGranted(t *testing.T) {
 	if err := a.GrantHistory(b.Hash(), client.History{All: true}); err == nil {
 		t.Error("another member's device was granted history")
 	}
-	// And again, when it asks again.
-	if err := invited.AskHistory(); err != nil {
+	// More, when it asks again: whichever comes first.
+	few := a.link(client.History{Days: 5})
+	few.sync()
+	a.sync()
+	few.sync()
+	few.wantPast(id, "new")
+	if err := a.GrantHistory(few.Hash(), client.History{All: true}); err != nil {
 		t.Fatal(err)
 	}
-	invited.sync()
-	if err := a.GrantHistory(invited.Hash(), client.History{Days: 1}); err != nil {
+	if sum := a.sync(); sum.HistorySent != 0 {
+		t.Errorf("a request was answered twice: %+v", sum)
+	}
+	if err := few.AskHistory(); err != nil {
+		t.Fatal(err)
+	}
+	few.sync()
+	a.sync()
+	few.sync()
+	few.wantPast(id, "new", "old")
+}
+
+// A device whose older siblings don't answer asks again, under another key, and
+// stops some day.
+func TestHistoryIsAskedAgain(t *testing.T) {
+	p := newParty(t)
+	a := p.person("Alice")
+	id := a.create("notes")
+	a.say(id, "one")
+	a.sync()
+	n := a.link(client.History{})
+	asked := map[string]bool{}
+	for range 25 {
+		n.sync()
+		n.sync()
+		for _, l := range p.letters[a.Hash()] {
+			asked[string(l.Body)] = true
+		}
+		p.advance(73 * time.Hour)
+	}
+	if len(asked) != 20 || len(p.letters[a.Hash()]) != 20 {
+		t.Errorf("%d requests in %d letters", len(asked), len(p.letters[a.Hash()]))
+	}
+	if err := a.GrantHistory(n.Hash(), client.History{All: true}); err != nil {
 		t.Fatal(err)
 	}
 	a.sync()
-	invited.sync()
-	invited.wantPast(id, "old", "new")
+	n.sync()
+	n.wantPast(id, "one")
 }
 
 // Much takes several chunks, several syncs, and waits where the other device has

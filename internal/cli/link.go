@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -343,10 +344,15 @@ func (a *app) printHistory(d *client.Device) error {
 
 // printPast shows what other devices of the member say was said before.
 func (a *app) printPast(enc *json.Encoder, d *client.Device, conversation codec.ID) error {
+	var past []*client.Message
 	for m, err := range d.History(conversation) {
 		if err != nil {
 			return err
 		}
+		past = append(past, m)
+	}
+	slices.SortStableFunc(past, func(x, y *client.Message) int { return cmp.Compare(x.Position, y.Position) })
+	for _, m := range past {
 		if a.json {
 			if err := enc.Encode(&client.Entry{Message: m, Text: m.Text}); err != nil {
 				return err
