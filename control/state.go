@@ -328,6 +328,20 @@ func (s *State) Invited(key codec.PublicKey) bool { _, ok := s.invitations[key];
 // Devices returns the leaves of a member's devices, oldest first.
 func (s *State) Devices(member codec.ID) []codec.Hash { return slices.Clone(s.members[member]) }
 
+// LiveDevices returns the devices of members that are valid in a log of a size,
+// in no order.
+func (s *State) LiveDevices(members []codec.ID, size int64) []codec.Hash {
+	var out []codec.Hash
+	for _, m := range members {
+		for _, h := range s.members[m] {
+			if s.devices[h].ValidAt(size) {
+				out = append(out, h)
+			}
+		}
+	}
+	return out
+}
+
 // Members returns the ids of all members with a device, in no order.
 func (s *State) Members() []codec.ID { return slices.Collect(maps.Keys(s.members)) }
 

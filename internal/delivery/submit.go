@@ -52,6 +52,9 @@ func (b *batch) message(j *job, m *message) error {
 			}
 			if it == m.item {
 				r.body = m.ciphertext
+				if r.copies, err = b.copies(it, conversation, m.copies); err != nil {
+					return err
+				}
 			}
 			fresh = append(fresh, r)
 		}
@@ -124,6 +127,9 @@ func (b *batch) item(it *item, c *conversation, chain *store.Chain, before []*ro
 // checkRoster checks the epoch that a message was encrypted for. An earlier one
 // will do as long as nobody has been removed since: those could read it.
 func (b *batch) checkRoster(it *item, c *conversation) error {
+	if c.direct() {
+		return b.checkDirectRoster(it, c)
+	}
 	t := it.Transport
 	roster := c.roster
 	switch {
@@ -250,8 +256,11 @@ func (b *batch) step(in *commit) (*conversation, error) {
 	} else if err := in.follows(c); err != nil {
 		return nil, err
 	}
+	if err := b.judge(in, c); err != nil {
+		return nil, err
+	}
 	added, removed := difference(in.roster, c.roster), difference(c.roster, in.roster)
-	if in.Epoch > 0 && !slices.Equal(manifest.NewRoster(in.added), added) {
+	if in.Epoch > 0 && !c.direct() && !slices.Equal(manifest.NewRoster(in.added), added) {
 		return nil, refuse(in.hash, ReasonCommit, "the Welcome is for other devices than the roster adds")
 	}
 	if !in.roster.Contains(in.Device) && in.Epoch == 0 {

@@ -119,6 +119,9 @@ type Directory interface {
 	Members(ctx context.Context, f func(member codec.ID, name string) error) error
 	// KeyPackages returns how many KeyPackages a device has in stock.
 	KeyPackages(ctx context.Context, device codec.Hash) (int, error)
+	// PreKeys returns what a device has in stock of prekeys that live at a time,
+	// in milliseconds since 1970, UTC.
+	PreKeys(ctx context.Context, device codec.Hash, at int64) (*PreKeyStock, error)
 }
 
 // DirectoryTx writes a Directory.
@@ -137,6 +140,13 @@ type DirectoryTx interface {
 	// TakeKeyPackage takes the oldest KeyPackage of a device, nil where it has
 	// none. Once committed nobody is given it again.
 	TakeKeyPackage(device codec.Hash) ([]byte, error)
+	// PutPreKeys stocks a device's prekeys, unless their number is not above that
+	// of all it stocked before: then nothing changes.
+	PutPreKeys(device codec.Hash, p *PreKeys) error
+	// TakeBundle returns a device's prekeys for one session, nil where it has none
+	// that live at a time, in milliseconds since 1970, UTC. It takes the oldest
+	// one-time ones: once committed nobody is given them again.
+	TakeBundle(device codec.Hash, at int64) (*Bundle, error)
 }
 
 // Messages are the conversations and what the leaves of the messages log stand
@@ -183,8 +193,10 @@ type MessagesTx interface {
 	PutLeaf(l *Leaf) error
 	// PutBody keeps a leaf's ciphertext, and the Welcome that came with a commit.
 	PutBody(index int64, body, welcome []byte) error
+	// PutCopy keeps a leaf's ciphertext for one device, where each has its own.
+	PutCopy(index int64, c *Copy) error
 	// DropBodies forgets the ciphertexts of a conversation's leaves from an index
-	// up to another, both included.
+	// up to another, both included, copies among them.
 	DropBodies(conversation codec.ID, from, upTo int64) error
 	// PutChain keeps a device's place.
 	PutChain(c *Chain) error

@@ -23,6 +23,8 @@ const (
 	PathMembers       = "/v1/members"           // GET: []Member; POST Member
 	PathKeyPackages   = "/v1/keypackages"       // GET: Stock of the asking device; POST KeyPackages
 	PathClaim         = "/v1/keypackages/claim" // POST Claim: [][]byte
+	PathPreKeys       = "/v1/prekeys"           // GET: PreKeyStock of the asking device; POST PreKeys
+	PathBundles       = "/v1/prekeys/claim"     // POST Claim: [][]byte
 	PathMessages      = "/v1/messages"          // POST Submission: Receipted
 	PathCommits       = "/v1/commits"           // POST CommitSubmission: Receipted
 	PathVoids         = "/v1/voids"             // POST bytes of a void: Receipted
@@ -138,7 +140,7 @@ type Stock struct {
 	Left uint16
 }
 
-// Claim asks for one KeyPackage of each device, in order.
+// Claim asks for one KeyPackage, or one bundle, of each device, in order.
 type Claim struct {
 	_       struct{} `cbor:",toarray"`
 	Devices []codec.Hash
@@ -150,7 +152,7 @@ type Submission struct {
 	_          struct{} `cbor:",toarray"`
 	Index      *Item    // a new index envelope, or nil
 	Message    Item
-	Ciphertext []byte // MLS PrivateMessage, at most 1 MiB
+	Ciphertext []byte // MLS PrivateMessage; of a direct conversation manifest.EncodeCopies
 }
 
 // Item is a manifest with its envelope and tags.
@@ -161,12 +163,12 @@ type Item struct {
 	Tags     []byte
 }
 
-// CommitSubmission is a step of an MLS group: one for each epoch.
+// CommitSubmission is a step of a conversation: one for each epoch.
 type CommitSubmission struct {
 	_         struct{}        `cbor:",toarray"`
 	Statement []byte          // signed commit statement
 	Roster    manifest.Roster // of the new epoch
-	Commit    []byte          // MLS commit; empty at epoch 0
+	Commit    []byte          // MLS commit, empty at epoch 0; of a direct conversation manifest.Direct
 	Welcome   []byte          // MLS Welcome, or empty
 	Added     []codec.Hash    // devices that the Welcome is for
 }
@@ -188,7 +190,7 @@ type Refused struct {
 // Kinds of Delivery.
 const (
 	DeliveryMessage = 1 // Manifest, Receipt; Body (ciphertext) and Tags where it is for the device
-	DeliveryCommit  = 2 // Manifest (commit statement), Receipt, Roster; Body (MLS commit) unless the device's own
+	DeliveryCommit  = 2 // Manifest (commit statement), Receipt, Roster; Body (MLS commit, or manifest.Direct) unless the device's own
 	DeliveryWelcome = 3 // Manifest (commit statement), Receipt, Body (MLS Welcome), Roster
 	DeliveryNotice  = 4 // Body: an Opening of a hold that names the device's member
 	DeliveryVoid    = 5 // Manifest (void), Receipt: a position without a message

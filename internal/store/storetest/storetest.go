@@ -36,6 +36,8 @@ func Run(t *testing.T, open Open) {
 	t.Run("one leaf for a place and a core", func(t *testing.T) { testUnique(t, open) })
 	t.Run("notices come after leaves", func(t *testing.T) { testNotices(t, open) })
 	t.Run("key packages are single-use", func(t *testing.T) { testKeyPackages(t, open) })
+	t.Run("prekeys", func(t *testing.T) { testPreKeys(t, open) })
+	t.Run("copies", func(t *testing.T) { testCopies(t, open) })
 	t.Run("acknowledgements only grow", func(t *testing.T) { testAcks(t, open) })
 	t.Run("queue", func(t *testing.T) { testQueue(t, open) })
 	t.Run("not found", func(t *testing.T) { testNotFound(t, open) })
@@ -234,6 +236,8 @@ func testAllOrNothing(t *testing.T, open Open) {
 			tx.PutPending(codec.Sum("statement"), []byte("body"), 1),
 			tx.PutMember(codec.NewID(), "name"),
 			tx.PutKeyPackage(device, []byte("package")),
+			tx.PutPreKeys(device, preKeys(1, 10, 1)),
+			tx.PutCopy(1, &store.Copy{Device: device, Body: []byte("copy")}),
 			tx.AddNotice(device, []byte("notice")),
 			tx.PutCursor(device, 1),
 			tx.PutAck(conversation, device, 1, 1, []byte("ack")),
@@ -271,12 +275,13 @@ func testAllOrNothing(t *testing.T, open Open) {
 		s.Cursors(t.Context(), func(codec.Hash, uint64) error { rows++; return nil }),
 	)
 	packages, err2 := s.KeyPackages(t.Context(), device)
+	prekeys, err5 := s.PreKeys(t.Context(), device, 0)
 	notices, err3 := s.Notices(t.Context(), device, 0)
 	acks, err4 := s.Acks(t.Context(), conversation)
-	if err := errors.Join(err, err2, err3, err4); err != nil {
+	if err := errors.Join(err, err2, err3, err4, err5); err != nil {
 		t.Fatal(err)
 	}
-	if rows += packages + len(notices) + len(acks); rows != 0 {
+	if rows += packages + prekeys.OneTime + int(prekeys.Number) + len(notices) + len(acks); rows != 0 {
 		t.Errorf("%d rows stayed", rows)
 	}
 	if _, err := s.Production(t.Context(), codec.Sum("request")); !errors.Is(err, store.ErrNotFound) {
