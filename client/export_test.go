@@ -32,3 +32,11 @@ func (d *Device) TestOnlyUnfollowed(id codec.ID) error {
 	d.put(bucketFollowed, string(id[:]), nil)
 	return d.save()
 }
+
+// TestOnlyWithoutPairs runs f as on a device that makes groups of two.
+func (d *Device) TestOnlyWithoutPairs(f func()) {
+	pairs := d.pairs
+	d.pairs = nil
+	defer func() { d.pairs = pairs }()
+	f()
+}

@@ -133,7 +133,7 @@ func (d *Device) send(ctx context.Context, c *conversation, draft Draft) (*Sent,
 	if errors.As(err, &refusal) && refusal.ID != record.ID {
 		err = nil // an older one's; Sync tells
 	}
-	if err != nil && unreachable(err) {
+	if err != nil && (unreachable(err) || errors.Is(err, errPending)) {
 		err = nil
 	}
 	// Whatever happened, the message is safe before the caller hears of it.
@@ -215,6 +215,16 @@ func (d *Device) dispatch(ctx context.Context, n uint64, e *entry, receive bool)
 		if err := d.ready(ctx); err != nil {
 			return nil, err
 		}
+		if c.direct != nil {
+			if err := d.prepare(ctx, c.ID); hopeless(err) {
+				return nil, d.drop(n, e, err.Error())
+			} else if err != nil {
+				return nil, err
+			}
+			if c, err = d.conversation(e.Conversation); err != nil {
+				return nil, err
+			}
+		}
 		if err := d.seal(c, e); err != nil {
 			if errors.Is(err, ErrNoGroup) {
 				return nil, d.drop(n, e, "this member was removed from the conversation")
@@ -265,7 +275,15 @@ func (d *Device) catchUp(ctx context.Context, n uint64, e *entry, receive bool) 
 	if err != nil {
 		return false, err
 	}
-	epoch, err := d.groups.Epoch(c.ID)
+	if c.direct != nil {
+		if err := d.restated(ctx, c.ID, e.Epoch); err != nil {
+			return false, err
+		}
+		if c, err = d.conversation(e.Conversation); err != nil {
+			return false, err
+		}
+	}
+	epoch, err := d.epoch(c)
 	if errors.Is(err, ErrNoGroup) {
 		return true, d.drop(n, e, "this member was removed from the conversation")
 	}
@@ -301,7 +319,7 @@ func (d *Device) drop(n uint64, e *entry, reason string) error {
 // seal makes the envelope of a record, and of the day's and epoch's index
 // where the device knows none yet, and all that the server gets.
 func (d *Device) seal(c *conversation, e *entry) error {
-	epoch, err := d.groups.Epoch(c.ID)
+	epoch, err := d.epoch(c)
 	if err != nil {
 		return err
 	}
@@ -398,7 +416,7 @@ func (d *Device) encrypt(c *conversation, e *entry, epoch *Epoch) error {
 	p := payload{Record: e.Record, Seed: e.Message.Seed, IndexHeader: e.IndexHeader, IndexSeed: e.IndexSeed}
 	plain := p.encode()
 	defer clear(plain)
-	ciphertext, err := d.groups.Encrypt(c.ID, plain, manifest.AuthenticatedData(core.Hash()))
+	ciphertext, hashes, err := d.encryptFor(c, epoch, core, plain)
 	if err != nil {
 		return err
 	}
@@ -415,7 +433,7 @@ func (d *Device) encrypt(c *conversation, e *entry, epoch *Epoch) error {
 		}
 		sub.Index = item
 	}
-	transport.Ciphertexts = []codec.Hash{manifest.CiphertextHash(ciphertext)}
+	transport.Ciphertexts = hashes
 	var encoded []byte
 	if e.Kind == envelope.KindRecord {
 		record, err := envelope.ParseRecord(e.Record)

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"chancery/client"
+	"chancery/client/direct"
 	"chancery/client/group"
 	"chancery/client/remote"
 	"chancery/client/state"
@@ -66,7 +67,7 @@ func stateKey(dir string, secret custody.Secret, create bool) (*[state.KeySize]b
 // deviceConfig connects a device to the organisation of a session.
 func deviceConfig(s *session) client.Config {
 	return client.Config{
-		Replica: s.replica, Groups: group.New(time.Now),
+		Replica: s.replica, Groups: group.New(time.Now), Pairs: direct.New(time.Now),
 		Connect: func(key codec.Signer) client.Server { return s.server.As(httpsig.Ed25519(key)) },
 	}
 }
