@@ -1,6 +1,8 @@
 package client
 
 import (
+	"errors"
+
 	"chancery/codec"
 	"chancery/envelope"
 )
@@ -39,4 +41,13 @@ func (d *Device) TestOnlyWithoutPairs(f func()) {
 	d.pairs = nil
 	defer func() { d.pairs = pairs }()
 	f()
+}
+
+// TestOnlyForgetSessions loses the device's sessions with another, as a damaged
+// disk would.
+func (d *Device) TestOnlyForgetSessions(peer codec.Hash) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.put(bucketRatchet, "pair/"+string(peer[:]), nil)
+	return errors.Join(d.save(), d.reload())
 }

@@ -390,7 +390,7 @@ func (s *fakeServer) check(m *manifest.Manifest, it *wire.Item, ciphertext []byt
 	case envelope.KindIndex:
 		known[core] = true
 	case envelope.KindRecord:
-		if epoch, ok := c.indexes[t.Index]; !known[t.Index] && (!ok || epoch < c.removal) {
+		if epoch, ok := c.indexes[t.Index]; !known[t.Index] && (!ok || epoch < c.removal || c.direct && epoch != t.Epoch) {
 			return no("index: not held, or older than a removal")
 		}
 	}
@@ -537,6 +537,7 @@ func newPartyOf(t testing.TB, s *fakeServer) *party {
 
 // person is a member's device that can be stopped and started.
 type person struct {
+	phone *person // another of the member, where a test has one
 	*client.Device
 	p      *party
 	member codec.ID
