@@ -32,10 +32,10 @@ var layers = [][]string{
 	{
 		"client", "client/remote", "client/group", "client/direct", "verify", "internal/httpsig", "internal/tlogtiles", "internal/replica",
 		"internal/dirlock", "internal/custody", "internal/home", "client/state",
-		"internal/ceremony", "internal/matters", "internal/opening", "internal/store", "internal/delivery", "internal/directory", "internal/keyholder",
+		"internal/ceremony", "internal/matters", "internal/opening", "internal/store", "internal/issuer", "internal/delivery", "internal/directory", "internal/keyholder",
 		"internal/opener", "internal/witness",
 	},
-	{"internal/store/sqlite", "internal/store/storetest", "internal/api", "internal/opener/openertest", "internal/orgtest", "internal/testenv", "internal/deptest", "internal/published", "mls/interop"},
+	{"internal/store/sqlite", "internal/store/storetest", "internal/api", "internal/opener/openertest", "internal/orgtest", "internal/testenv", "internal/wycheproof", "internal/deptest", "internal/published", "mls/interop"},
 	{"internal/cli", "internal/demo", "internal/bench"},
 	{"cmd/chancery", "cmd/chancery-opener", "cmd/chancery-verify", "internal/campaign"},
 }

@@ -65,6 +65,8 @@ type conversation struct {
 	direct   *directState // nil of a group
 	changed  bool
 	followed bool // every leaf since it was made or joined has come: see follow
+	renewal  renewal
+	clean    int // revocations none of which is of a device in the present epoch: see revokedIn
 }
 
 // epoch returns the statement of an epoch that is remembered.
@@ -86,6 +88,7 @@ func (c *conversation) current() (statement, bool) {
 
 // enter records a step of the group.
 func (c *conversation) enter(epoch uint64, hash codec.Hash) {
+	c.clean = 0
 	c.Statements = append(c.Statements, statement{Epoch: epoch, Hash: hash})
 	if n := len(c.Statements) - keptEpochs; n > 0 {
 		c.Statements = slices.Delete(c.Statements, 0, n)
@@ -134,6 +137,9 @@ func (d *Device) conversation(id codec.ID) (*conversation, error) {
 		return nil, err
 	}
 	if c.direct, err = d.readDirect(id); err != nil {
+		return nil, err
+	}
+	if err := d.readOf(bucketRenewal, string(id[:]), &c.renewal); err != nil {
 		return nil, err
 	}
 	d.conversations[id] = c
@@ -259,8 +265,7 @@ func (d *Device) known(members []codec.ID) (out []codec.Hash, err error) {
 		for _, m := range members {
 			found := m == d.self.Member
 			for _, h := range s.Devices(m) {
-				dev, ok := s.Device(h)
-				if !ok || !dev.ValidAt(s.Size()) {
+				if _, err := s.CheckDevice(h, s.Size(), d.cfg.Now().UnixMilli()); err != nil {
 					continue
 				}
 				found = true
@@ -269,7 +274,7 @@ func (d *Device) known(members []codec.ID) (out []codec.Hash, err error) {
 				}
 			}
 			if !found {
-				err = fmt.Errorf("member %s has no device", m)
+				err = fmt.Errorf("member %s has no device that may be added now", m)
 				return
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"chancery/codec"
 	"chancery/control"
@@ -15,6 +16,9 @@ import (
 // FlagRestart marks a record without text by which a device begins new sessions:
 // something that it was sent didn't open.
 const FlagRestart = "restart"
+
+// countInterval is how often a device asks how many of its prekeys are left.
+const countInterval = time.Minute
 
 // prepare makes a direct conversation ready for a message: its statement says
 // who is in it now, and there is a session with each device that has prekeys. It
@@ -143,7 +147,7 @@ func pinOf(h *envelope.Header) Pin { return Pin{Policy: h.PolicyLeaf, Escrow: h.
 // checkCiphertext checks that the ciphertext is the one that the manifest names
 // for this device and, in a direct conversation, that the message was for all
 // devices that the members had then.
-func (d *Device) checkCiphertext(c *conversation, m *manifest.Manifest, size int64, ciphertext []byte) error {
+func (d *Device) checkCiphertext(c *conversation, m *manifest.Manifest, body *manifest.ReceiptBody, ciphertext []byte) error {
 	names := m.Transport.Ciphertexts
 	if c.direct == nil {
 		if len(names) != 1 || names[0] != manifest.CiphertextHash(ciphertext) {
@@ -157,7 +161,7 @@ func (d *Device) checkCiphertext(c *conversation, m *manifest.Manifest, size int
 	switch {
 	case !roster.Contains(m.Header.Device):
 		return fmt.Errorf("the device is not in the roster of epoch %d", m.Transport.Epoch)
-	case !slices.Equal(roster, d.liveDevices(c, size)):
+	case !slices.Equal(roster, d.due(c, roster, body.ControlSize, body.Time)):
 		return fmt.Errorf("the roster of epoch %d was out of date", m.Transport.Epoch)
 	case len(names) != len(to) || place < 0 || names[place] != manifest.CiphertextHash(ciphertext):
 		return errors.New("the ciphertext is another than the manifest names for this device")
@@ -249,7 +253,7 @@ func laterPin(s *control.State, last, now *devicePin) error {
 // One that was handed out may never come back in a message, so that only the
 // server can count them.
 func (d *Device) restockPreKeys(ctx context.Context) error {
-	if d.pairs == nil || d.cfg.Now().Sub(d.counted) < refreshInterval {
+	if d.pairs == nil || d.cfg.Now().Sub(d.counted) < countInterval {
 		return nil
 	}
 	left, err := d.server.PreKeys(ctx)

@@ -27,12 +27,7 @@ const (
 	fileName = "device.db"
 	// defaultStock is how many KeyPackages a device keeps at the server.
 	defaultStock = 20
-	maxUpload    = 100 // KeyPackages in one request
-	// keptStocks is how many stocks of unused KeyPackages a device keeps the
-	// private halves of: a server or member that claims without end fills no disk.
-	keptStocks      = 10
-	ackInterval     = time.Minute
-	refreshInterval = time.Minute // between readings of the control log that nothing else calls for
+	ackInterval  = time.Minute
 	// overdue is when a receipted leaf that no witnessed checkpoint covers
 	// convicts the server.
 	overdue = 24 * time.Hour
@@ -76,8 +71,6 @@ type Server interface {
 	Hashes(ctx context.Context, log ledger.Log, at ledger.Checkpoint) tlog.HashReader
 	// Submit offers a control statement, which may be offered again.
 	Submit(ctx context.Context, s *wire.Submit) (*wire.Submitted, error)
-	// KeyPackages returns how many of the device's KeyPackages nobody has claimed.
-	KeyPackages(ctx context.Context) (left int, err error)
 	// PreKeys returns what the server has of the device's prekeys.
 	PreKeys(ctx context.Context) (*wire.PreKeyStock, error)
 	// UploadPreKeys publishes the device's prekeys. It may be repeated.
@@ -85,11 +78,17 @@ type Server interface {
 	// ClaimBundles takes a bundle of prekeys of each device, in order, and an
 	// empty one where a device has none.
 	ClaimBundles(ctx context.Context, devices []codec.Hash) ([][]byte, error)
-	// UploadKeyPackages adds to the device's KeyPackages.
+	// KeyPackages returns what there is of the device's KeyPackages.
+	KeyPackages(ctx context.Context) (*wire.Stock, error)
+	// UploadKeyPackages adds to the device's KeyPackages. One of last resort takes
+	// the place of the one before.
 	UploadKeyPackages(ctx context.Context, packages [][]byte) error
 	// ClaimKeyPackages takes a KeyPackage of each device, in order, and an empty
 	// one where a device has none.
 	ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error)
+	// Certificate returns a certificate in DER for this device's key, of the
+	// organisation's own authority: a *wire.Problem of status 404 where it has none.
+	Certificate(ctx context.Context) ([]byte, error)
 	// Send sends a message and returns the signed receipts, of its index envelope
 	// first where it brings one.
 	Send(ctx context.Context, s *wire.Submission) ([][]byte, error)
@@ -154,6 +153,7 @@ const (
 	bucketMLS          = "mls"
 	bucketRatchet      = "ratchet" // sessions with other devices, prekeys
 	bucketDirect       = "direct"  // what direct conversations have besides
+	bucketRenewal      = "renewal" // when keys are due, by conversation
 )
 
 // self is who the device is. It is written at enrolment.
@@ -212,9 +212,10 @@ type Device struct {
 	list          []codec.ID
 	conversations map[codec.ID]*conversation
 	waiting       []waiting
-	refreshed     time.Time       // when this device last read the control log
 	counted       time.Time       // and asked for its prekeys
 	stated        int64           // size of the control log that direct conversations follow
+	asked         time.Time       // when it last asked for a certificate
+	certified     time.Time       // when it last logged one
 	changed       map[string]bool // buckets of one value each that have to be written
 	staged        map[place][]byte
 	closed        bool
@@ -222,6 +223,8 @@ type Device struct {
 	testOnlyArchive func(record []byte) []byte // what a lying sender archives instead
 	testOnlyTag     func(kind envelope.Kind, tag *[envelope.TagSize]byte)
 	testOnlyStep    func(step string) error // fails or stops the device between two steps
+
+	testOnlyUncertified bool // it speaks without a certificate
 }
 
 // Enrolment is what a new device is made of.
@@ -496,8 +499,16 @@ func (d *Device) enrol(ctx context.Context) error {
 	if _, err := d.server.Submit(ctx, &submit); err != nil {
 		return fmt.Errorf("couldn't enrol the device: %w", err)
 	}
-	if err := d.await(ctx); err != nil {
+	if err := d.await(ctx, func(s *control.State) bool { _, known := s.Device(d.self.Device); return known }); err != nil {
 		return err
+	}
+	if err := d.recertify(ctx, &Summary{}); err != nil {
+		return err
+	}
+	if !d.certified.IsZero() {
+		if err := d.await(ctx, d.hasCertificate); err != nil {
+			return err
+		}
 	}
 	if err := d.restock(ctx); err != nil {
 		return err
@@ -510,19 +521,19 @@ func (d *Device) enrol(ctx context.Context) error {
 	return d.save()
 }
 
-// await waits until the device's leaf is under a witnessed checkpoint.
-func (d *Device) await(ctx context.Context) error {
+// await waits until a leaf of the device's own is under a witnessed checkpoint.
+func (d *Device) await(ctx context.Context, there func(s *control.State) bool) error {
 	for {
 		// Another device of the process may have read the log that far.
 		known := false
-		d.cfg.Replica.Read(func(s *control.State) { _, known = s.Device(d.self.Device) })
+		d.cfg.Replica.Read(func(s *control.State) { known = there(s) })
 		if known {
 			return nil
 		}
 		if err := d.cfg.Replica.Sync(ctx, d.server); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("couldn't read the control log: %w", err)
 		}
-		d.cfg.Replica.Read(func(s *control.State) { _, known = s.Device(d.self.Device) })
+		d.cfg.Replica.Read(func(s *control.State) { known = there(s) })
 		if known {
 			return nil
 		}
@@ -532,34 +543,6 @@ func (d *Device) await(ctx context.Context) error {
 		case <-time.After(enrolPoll):
 		}
 	}
-}
-
-// restock tops up the device's KeyPackages at the server. How many are left only
-// the server knows: one that was claimed may never come back in a Welcome.
-func (d *Device) restock(ctx context.Context) error {
-	left, err := d.server.KeyPackages(ctx)
-	if err != nil {
-		return fmt.Errorf("couldn't count KeyPackages: %w", err)
-	}
-	if left > d.cfg.Stock/2 {
-		return nil
-	}
-	packages, err := d.groups.KeyPackages(d.cfg.Stock-left, keptStocks*d.cfg.Stock)
-	if err != nil {
-		return err
-	}
-	// Their private halves first: a KeyPackage that the device can't open would
-	// lose it a conversation. An upload whose answer is lost is not repeated: what
-	// was claimed meanwhile would be given out twice.
-	if err := d.save(); err != nil {
-		return err
-	}
-	for part := range slices.Chunk(packages, maxUpload) {
-		if err := d.server.UploadKeyPackages(ctx, part); err != nil {
-			return fmt.Errorf("couldn't stock KeyPackages: %w", err)
-		}
-	}
-	return nil
 }
 
 // Close writes what is left to write and closes the device. Its key is erased.
@@ -588,6 +571,9 @@ func (d *Device) begin() (end func(), err error) {
 
 // Hash returns the hash of the device's control leaf.
 func (d *Device) Hash() codec.Hash { return d.self.Device }
+
+// Organisation returns the identity that the device is pinned to.
+func (d *Device) Organisation() codec.Hash { return d.self.Organisation }
 
 // Member returns the device's member.
 func (d *Device) Member() codec.ID { return d.self.Member }

@@ -102,7 +102,7 @@ func (d *Device) createDirect(ctx context.Context, name string, other codec.ID) 
 		direct:            &directState{Members: manifest.NewDirect(d.self.Member, other).Members},
 	}
 	// Who can't be written to is noticed before there is a conversation.
-	if err := d.sessions(ctx, d.liveDevices(c, d.cfg.Replica.Size())); err != nil {
+	if err := d.sessions(ctx, d.dueNow(c)); err != nil {
 		return codec.ID{}, err
 	}
 	d.add(c)
@@ -117,11 +117,17 @@ func (d *Device) createDirect(ctx context.Context, name string, other codec.ID) 
 	return id, err
 }
 
-// liveDevices returns what the roster of a direct conversation has to be under a
-// control log of a size.
-func (d *Device) liveDevices(c *conversation, size int64) (roster manifest.Roster) {
-	d.cfg.Replica.Read(func(s *control.State) { roster = manifest.NewRoster(s.LiveDevices(c.direct.Members, size)) })
+// due returns what the roster of a direct conversation has to be after another,
+// under a control log of a size and at a time in milliseconds.
+func (d *Device) due(c *conversation, before manifest.Roster, size, now int64) (roster manifest.Roster) {
+	d.cfg.Replica.Read(func(s *control.State) { roster = manifest.NewRoster(s.MustReach(c.direct.Members, before, size, now)) })
 	return roster
+}
+
+// dueNow returns what the roster has to be as far as the device knows.
+func (d *Device) dueNow(c *conversation) manifest.Roster {
+	last, _ := c.current()
+	return d.due(c, c.direct.roster(last.Epoch), d.cfg.Replica.Size(), d.cfg.Now().UnixMilli())
 }
 
 // restate brings a conversation's statement to the devices that its members have
@@ -163,7 +169,7 @@ func (d *Device) restate(ctx context.Context, id codec.ID) error {
 
 // state makes the conversation's next statement, if one is needed.
 func (d *Device) state(ctx context.Context, c *conversation) (done bool, err error) {
-	roster := d.liveDevices(c, d.cfg.Replica.Size())
+	roster := d.dueNow(c)
 	last, stated := c.current()
 	before := c.direct.roster(last.Epoch)
 	if stated && slices.Equal(before, roster) {
@@ -360,12 +366,16 @@ func (d *Device) joinDirect(r *manifest.Receipt, it *wire.Delivery, body *manife
 // device of one of them, and that its roster is all devices that they had.
 func (d *Device) checkDirect(c *conversation, r *manifest.Receipt, it *wire.Delivery, body *manifest.Commit) error {
 	direct := manifest.Direct{Version: 1, Members: c.direct.Members}
+	before := it.Roster // of one that joins later, who can't tell what it followed
+	if last, stated := c.current(); stated {
+		before = c.direct.roster(last.Epoch)
+	}
 	switch {
 	case body.Message != direct.Hash():
 		return errors.New("it names other members")
 	case it.Roster.Root() != body.Roster:
 		return errors.New("the roster is another than its author's")
-	case !slices.Equal(it.Roster, d.liveDevices(c, r.Opening.Body.ControlSize)):
+	case !slices.Equal(it.Roster, d.due(c, before, r.Opening.Body.ControlSize, r.Opening.Body.Time)):
 		return errors.New("its roster is not all devices that the two members had")
 	case !it.Roster.Contains(body.Device):
 		return errors.New("its author is not in it")

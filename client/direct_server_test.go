@@ -79,7 +79,7 @@ func (s *fakeServer) ClaimBundles(_ context.Context, devices []codec.Hash) ([][]
 
 // live returns the roster that a direct conversation has to have.
 func (s *fakeServer) live(c *fakeConversation) manifest.Roster {
-	return manifest.NewRoster(s.org.State.LiveDevices(c.members, s.org.State.Size()))
+	return manifest.NewRoster(s.org.State.MustReach(c.members, c.roster, s.org.State.Size(), s.org.Now().UnixMilli()))
 }
 
 // checkDirect is what the server checks of a message's roster and copies.

@@ -15,6 +15,9 @@ func (d *Device) TestOnlyTag(f func(kind envelope.Kind, tag *[envelope.TagSize]b
 	d.testOnlyTag = f
 }
 
+// TestOnlyUncertified makes a device speak without a certificate.
+func (d *Device) TestOnlyUncertified() { d.testOnlyUncertified = true }
+
 func (d *Device) TestOnlyStep(f func(step string) error) { d.testOnlyStep = f }
 
 // TestOnlyCrash closes the file and nothing else, as the end of the process

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"chancery/codec"
+	"chancery/internal/wire"
 	"chancery/manifest"
 )
 
@@ -43,6 +44,11 @@ type Groups interface {
 	// KeyPackages makes n single-use KeyPackages (RFC 9420 §10), and forgets the
 	// oldest of those that no Welcome has used, beyond keep.
 	KeyPackages(n, keep int) ([][]byte, error)
+	// LastResort makes a KeyPackage that may be used more than once (extension
+	// last_resort), where it is time for another one: held says what the server
+	// has. It returns nil where it isn't. The private half is kept until its
+	// lifetime ends.
+	LastResort(held LastResort) ([]byte, error)
 	// Create makes a group of one, at epoch 0.
 	Create(conversation codec.ID) (*Epoch, error)
 	// Add stages the commit that adds the devices of KeyPackages, in the place of
@@ -50,6 +56,9 @@ type Groups interface {
 	Add(conversation codec.ID, keyPackages [][]byte, check Credentials) (*Step, error)
 	// Remove stages the commit that removes devices, as Add does.
 	Remove(conversation codec.ID, devices []codec.Hash) (*Step, error)
+	// Renew stages the commit that gives this device new keys and does nothing
+	// else, as Add does: whoever had copied the old ones is shut out with it.
+	Renew(conversation codec.ID) (*Step, error)
 	// Merge enters the epoch of the staged commit.
 	Merge(conversation codec.ID) error
 	// Discard forgets the staged commit.
@@ -104,7 +113,17 @@ type Epoch struct {
 	Number       uint64
 	Transcript   []byte // confirmed transcript hash, 32 bytes; empty at epoch 0
 	Roster       manifest.Roster
+	Shared       bool // of Join: by a KeyPackage of last resort, whose keys other groups may have
 }
+
+// LastResort is what the server has of a device's KeyPackage of last resort.
+type LastResort uint8
+
+const (
+	LastResortMissing LastResort = wire.LastResortNone
+	LastResortUnused  LastResort = wire.LastResortUnused
+	LastResortUsed    LastResort = wire.LastResortUsed
+)
 
 // Step is a staged commit: the epoch it leads to, the MLS commit for the members
 // and the Welcome for those it adds, empty where it adds none.

@@ -90,6 +90,7 @@ type Summary struct {
 	Joined        []codec.ID // conversations
 	Refused       []*Refusal
 	Notices       []*Notice
+	Warnings      []string // in words, of what the member should look at
 	Problems      []string // in words, for whoever looks into faults
 }
 
@@ -120,13 +121,24 @@ func (d *Device) Sync(ctx context.Context) (*Summary, error) {
 }
 
 func (d *Device) sync(ctx context.Context, sum *Summary) error {
-	if err := d.ready(ctx); err != nil {
+	// In a quiet conversation no receipt tells of a revocation.
+	if err := d.refresh(ctx); err != nil {
 		return err
 	}
 	if err := d.settleAll(ctx); err != nil {
 		return err
 	}
 	if _, err := d.receive(ctx, sum); err != nil {
+		return err
+	}
+	if err := d.recertify(ctx, sum); err != nil {
+		return err
+	}
+	// Before anything is sent that a revoked device could read.
+	if err := d.upkeep(ctx, func() error { return d.tend(ctx, sum.Joined) }); err != nil {
+		return err
+	}
+	if err := d.upkeep(ctx, func() error { return d.tendDirect(ctx) }); err != nil {
 		return err
 	}
 	for {
@@ -140,6 +152,10 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 			sum.Pending = true
 			break
 		}
+		if errors.Is(err, ErrUncertified) {
+			sum.Warnings = append(sum.Warnings, err.Error())
+			break
+		}
 		if err != nil {
 			return err
 		}
@@ -151,16 +167,7 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 	if err := d.restockPreKeys(ctx); err != nil {
 		return err
 	}
-	// In a quiet conversation no receipt tells of a revocation.
-	if d.cfg.Now().Sub(d.refreshed) >= refreshInterval {
-		if err := d.refresh(ctx); err != nil {
-			return err
-		}
-	}
-	if err := d.tend(ctx); err != nil {
-		return err
-	}
-	if err := d.tendDirect(ctx); err != nil {
+	if err := d.upkeep(ctx, func() error { return d.renew(ctx, sum) }); err != nil {
 		return err
 	}
 	if err := d.include(ctx, sum); err != nil {
@@ -170,6 +177,19 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 		return d.acknowledge(ctx)
 	}
 	return nil
+}
+
+// upkeep commits what no member has asked for. A device that may not act leaves
+// it to others, or to later.
+func (d *Device) upkeep(ctx context.Context, commit func() error) error {
+	err := d.mayAct(ctx)
+	if errors.Is(err, ErrUncertified) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return commit()
 }
 
 // settleAll finishes commits that were on their way when the device stopped.
@@ -312,11 +332,14 @@ func (d *Device) checkStatement(r *manifest.Receipt, it *wire.Delivery) (*manife
 	if body.Organisation != d.self.Organisation {
 		return nil, errors.New("of another organisation")
 	}
-	key, ok := d.keyAt(body.Device, r.Opening.Body.ControlSize)
-	if !ok {
-		return nil, fmt.Errorf("device %s was not valid", body.Device.Short())
+	var author *control.DeviceState
+	d.cfg.Replica.Read(func(s *control.State) {
+		author, err = s.CheckDevice(body.Device, r.Opening.Body.ControlSize, r.Opening.Body.Time)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("device %s: %w", body.Device.Short(), err)
 	}
-	return body, manifest.VerifyCommit(key, it.Manifest)
+	return body, manifest.VerifyCommit(author.Key, it.Manifest)
 }
 
 // keyAt returns the key of a device that is valid in a log of that size.
@@ -453,7 +476,7 @@ func (d *Device) check(c *conversation, m *manifest.Manifest, r *manifest.Receip
 	if !known || statement != m.Transport.Roster {
 		return settle(outcomeFaulty, "names a roster that is not the one of epoch %d", m.Transport.Epoch)
 	}
-	if err := d.checkCiphertext(c, m, body.ControlSize, it.Body); err != nil {
+	if err := d.checkCiphertext(c, m, body, it.Body); err != nil {
 		return settle(outcomeFaulty, "%v", err)
 	}
 	plain, err := d.decrypt(c, m, device.Key, it.Body)

@@ -89,7 +89,8 @@ func (s *sealed) core() (*envelope.Core, error) { return envelope.ParseCore(s.Co
 
 // Send says something in a conversation. It returns once the server has
 // receipted it, or, with Queued set, once it lies safely in the outbox because
-// the server can't be reached; a *Refusal where the server won't have it;
+// the server can't be reached, or because a device of the conversation was
+// revoked and no witness has signed for that yet; a *Refusal where the server won't have it;
 // ErrNoConversation, ErrLeft, ErrBroken; and envelope.Record's errors.
 func (d *Device) Send(ctx context.Context, conversation codec.ID, draft Draft) (*Sent, error) {
 	end, err := d.begin()
@@ -211,6 +212,16 @@ func (d *Device) dispatch(ctx context.Context, n uint64, e *entry, receive bool)
 		}
 		// Another's commit won; ours is given up, and receiving brings theirs.
 	}
+	if len(e.Void) == 0 {
+		if err := d.mayAct(ctx); err != nil {
+			return nil, err
+		}
+		if receive {
+			if c, err = d.expel(ctx, c); err != nil {
+				return nil, err
+			}
+		}
+	}
 	if e.Message == nil && len(e.Void) == 0 {
 		if err := d.ready(ctx); err != nil {
 			return nil, err
@@ -289,6 +300,14 @@ func (d *Device) catchUp(ctx context.Context, n uint64, e *entry, receive bool) 
 	}
 	if err != nil {
 		return false, err
+	}
+	if epoch.Number == e.Epoch && receive {
+		if c, err = d.awaitRevocation(ctx, c); err != nil {
+			return false, err
+		}
+		if epoch, err = d.groups.Epoch(c.ID); err != nil {
+			return false, err
+		}
 	}
 	if epoch.Number == e.Epoch {
 		return false, fmt.Errorf("message %s: %w: %w", e.ID, ErrConflict, errStale)

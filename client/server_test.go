@@ -1,10 +1,12 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"sync"
@@ -26,6 +28,7 @@ import (
 	"chancery/internal/wire"
 	"chancery/ledger"
 	"chancery/manifest"
+	"chancery/mls/tree"
 )
 
 // fakeServer is a server in memory with only the checks that clients rely on,
@@ -39,18 +42,27 @@ type fakeServer struct {
 	queue         []fakeDelivery
 	packages      map[codec.Hash][][]byte
 	prekeys       map[codec.Hash]*fakePreKeys
+	resorts       map[codec.Hash]fakeResort
 	receipts      map[codec.Hash][]byte // by core, statement or void
 	acks          map[codec.Hash][]*manifest.Ack
 	sends         int
 	hidden        int64 // control leaves that checkpoints leave out
+	authority     *orgtest.Authority
+	careless      bool // it takes what a header may not say
 
+	lax     bool                                         // takes messages for revoked devices, and past others
 	down    bool                                         // nobody can reach it
 	refuse  func(h *envelope.Header) string              // a reason, or empty
 	tamper  func(to codec.Hash, d *wire.Delivery)        // with what it delivers
 	lost    func(what string) bool                       // an answer that never arrives
 	commits func(s *wire.CommitSubmission) (refuse bool) // before one is taken
 	bundles func(devices []codec.Hash, bundles [][]byte) // before they are handed out
-	lax     bool                                         // it takes what it should refuse of direct conversations
+}
+
+// fakeResort is a KeyPackage of last resort.
+type fakeResort struct {
+	raw   []byte
+	state uint8
 }
 
 type fakeConversation struct {
@@ -83,6 +95,7 @@ func newServerOf(t testing.TB, o *orgtest.Org) *fakeServer {
 	return &fakeServer{
 		t: t, org: o, conversations: map[codec.ID]*fakeConversation{}, packages: map[codec.Hash][][]byte{},
 		prekeys:  map[codec.Hash]*fakePreKeys{},
+		resorts:  map[codec.Hash]fakeResort{},
 		receipts: map[codec.Hash][]byte{}, acks: map[codec.Hash][]*manifest.Ack{},
 	}
 }
@@ -191,13 +204,18 @@ func (s *fakeServer) Submit(_ context.Context, in *wire.Submit) (*wire.Submitted
 	return &wire.Submitted{Hash: st.Hash(), Index: s.org.Control.Append(entry)}, nil
 }
 
-func (c conn) KeyPackages(context.Context) (int, error) {
+func (c conn) KeyPackages(context.Context) (*wire.Stock, error) {
 	end, err := c.begin("stock")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer end()
-	return len(c.packages[c.device(c.key)]), nil
+	d := c.device(c.key)
+	out := &wire.Stock{Left: uint16(len(c.packages[d]))}
+	if last, ok := c.resorts[d]; ok {
+		out.LastResort = last.state
+	}
+	return out, nil
 }
 
 func (c conn) UploadKeyPackages(_ context.Context, packages [][]byte) error {
@@ -207,9 +225,30 @@ func (c conn) UploadKeyPackages(_ context.Context, packages [][]byte) error {
 	}
 	defer end()
 	d := c.device(c.key)
-	c.packages[d] = append(c.packages[d], packages...)
+	for _, raw := range packages {
+		if lastResort(c.t, raw) {
+			c.resorts[d] = fakeResort{raw, wire.LastResortUnused}
+			continue
+		}
+		c.packages[d] = append(c.packages[d], raw)
+	}
 	_, err = c.answered("upload")
 	return err
+}
+
+// lastResort reports whether a KeyPackage may be given out more than once.
+func lastResort(t testing.TB, raw []byte) bool {
+	t.Helper()
+	m, err := tree.ParseMessage(bytes.Clone(raw))
+	if err != nil {
+		t.Error(err)
+		return false
+	}
+	p, ok := m.(*tree.KeyPackage)
+	if !ok {
+		t.Error("not a KeyPackage")
+	}
+	return ok && p.LastResort()
 }
 
 func (s *fakeServer) ClaimKeyPackages(_ context.Context, devices []codec.Hash) ([][]byte, error) {
@@ -222,6 +261,8 @@ func (s *fakeServer) ClaimKeyPackages(_ context.Context, devices []codec.Hash) (
 	for i, d := range devices {
 		if have := s.packages[d]; len(have) > 0 {
 			out[i], s.packages[d] = have[0], have[1:]
+		} else if last, ok := s.resorts[d]; ok {
+			out[i], s.resorts[d] = last.raw, fakeResort{last.raw, wire.LastResortUsed}
 		}
 	}
 	return out, nil
@@ -272,6 +313,18 @@ func (s *fakeServer) deliver(from codec.Hash, roster manifest.Roster, d wire.Del
 func (s *fakeServer) enqueue(to map[codec.Hash]bool, d wire.Delivery) {
 	d.Cursor = uint64(len(s.queue)) + 1
 	s.queue = append(s.queue, fakeDelivery{to, d})
+}
+
+func (c conn) Certificate(context.Context) ([]byte, error) {
+	end, err := c.begin("certificate")
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if c.authority == nil {
+		return nil, &wire.Problem{Title: "no certificate authority here", Status: http.StatusNotFound}
+	}
+	return c.authority.Issue(c.org.ID, c.device(c.key), c.key, c.org.Now(), 30*24*time.Hour, nil), nil
 }
 
 func (s *fakeServer) Send(_ context.Context, in *wire.Submission) ([][]byte, error) {
@@ -348,7 +401,9 @@ func (s *fakeServer) check(m *manifest.Manifest, it *wire.Item, ciphertext []byt
 		return no("conversation: unknown")
 	}
 	d, _, err := s.org.State.CheckHeader(h, s.org.State.Size(), s.org.Now().UnixMilli())
-	if err != nil {
+	if s.careless {
+		d, _ = s.org.State.Device(h.Device)
+	} else if err != nil {
 		return no("header: %v", err)
 	}
 	if err := m.Verify(d.Key); err != nil {
@@ -360,6 +415,11 @@ func (s *fakeServer) check(m *manifest.Manifest, it *wire.Item, ciphertext []byt
 	}
 	if err := envelope.VerifyProof(env.E(), core, &m.Proof); err != nil {
 		return no("proof: %v", err)
+	}
+	for _, device := range s.org.State.Revoked() {
+		if c.roster.Contains(device) && !s.lax {
+			return no("epoch: a revoked device is still in the conversation")
+		}
 	}
 	switch {
 	case c.direct:
@@ -543,6 +603,21 @@ type person struct {
 	member codec.ID
 	dir    string
 	key    *[state.KeySize]byte
+}
+
+// advance moves the clock, into the next month's escrow key where it comes to
+// that.
+func (p *party) advance(by time.Duration) {
+	p.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	month := func() uint32 { return control.MonthOf(envelope.DayOf(p.org.Now())) }
+	before, now := month(), p.org.Now().Add(by)
+	started := time.Now()
+	p.org.SetClock(func() time.Time { return now.Add(time.Since(started)) })
+	if month() != before {
+		p.org.AddMonth(month())
+	}
 }
 
 func (p *party) person(name string) *person { return p.deviceOf(codec.NewID(), name) }

@@ -1,8 +1,10 @@
 package client_test
 
 import (
+	"bytes"
 	"errors"
 	"testing"
+	"time"
 
 	"chancery/client"
 	"chancery/client/remote"
@@ -10,7 +12,8 @@ import (
 	"chancery/internal/wire"
 )
 
-// claimAll takes every KeyPackage that a device has at the server.
+// claimAll takes every single-use KeyPackage that a device has at the server, and
+// then the one of last resort.
 func (x *person) claimAll() (out [][]byte) {
 	x.p.Helper()
 	for {
@@ -18,7 +21,7 @@ func (x *person) claimAll() (out [][]byte) {
 		if err != nil {
 			x.p.Fatal(err)
 		}
-		if len(claimed[0]) == 0 {
+		if len(claimed[0]) == 0 || lastResort(x.p, claimed[0]) {
 			return out
 		}
 		out = append(out, claimed[0])
@@ -33,6 +36,7 @@ func TestClaimedKeyPackagesAreReplaced(t *testing.T) {
 	if n := len(b.claimAll()); n != p.cfg.Stock {
 		t.Fatalf("%d KeyPackages in stock", n)
 	}
+	delete(p.resorts, b.Hash())
 	a.TestOnlyWithoutPairs(func() {
 		if _, err := a.Create(t.Context(), "", []codec.ID{b.member}); err == nil {
 			t.Fatal("no KeyPackage was left, and the conversation was made")
@@ -43,6 +47,39 @@ func TestClaimedKeyPackagesAreReplaced(t *testing.T) {
 	a.say(id, "hello")
 	b.sync()
 	b.want(id, "hello")
+}
+
+// With the stock used up a device still gets into conversations, several by the
+// one KeyPackage of last resort, also after a restart.
+func TestLastResort(t *testing.T) {
+	p := newParty(t)
+	a, b := p.person("Alice"), p.person("Bob")
+	b.claimAll()
+	before := p.resorts[b.Hash()]
+	ids := []codec.ID{a.create("", b), a.create("", b)}
+	b.restart()
+	b.sync()
+	for _, id := range ids {
+		a.say(id, "hello")
+	}
+	b.sync()
+	for _, id := range ids {
+		b.want(id, "hello")
+	}
+	if after := p.resorts[b.Hash()]; !bytes.Equal(before.raw, after.raw) {
+		t.Error("replaced on its first day: whoever claims it again and again has the device make one each time")
+	}
+	p.advance(25 * time.Hour)
+	b.sync()
+	if after := p.resorts[b.Hash()]; bytes.Equal(before.raw, after.raw) || after.state != wire.LastResortUnused {
+		t.Error("not replaced after use")
+	}
+	// A Welcome by the earlier one may still be on its way.
+	p.packages[b.Hash()], p.resorts[b.Hash()] = nil, before
+	id := a.create("", b)
+	a.say(id, "late")
+	b.sync()
+	b.want(id, "late")
 }
 
 // What is claimed while the answer to an upload is lost would be given out twice

@@ -105,7 +105,11 @@ func (k *PrivateKey) Sign1(label string, payload []byte) ([]byte, error) {
 // Verify checks a signature that Sign made. It returns ErrSignature.
 func Verify(key PublicKey, label string, msg, sig []byte) error {
 	h := Sum(label, msg)
-	if len(sig) != ed25519.SignatureSize || !ed25519.Verify(key[:], h[:], sig) {
+	return verify(key, h[:], sig)
+}
+
+func verify(key PublicKey, signed, sig []byte) error {
+	if len(sig) != ed25519.SignatureSize || !ed25519.Verify(key[:], signed, sig) {
 		return ErrSignature
 	}
 	return nil

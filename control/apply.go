@@ -611,25 +611,25 @@ func (d *Device) apply(s *State, e *entry) error {
 	if _, ok := s.keys[d.Key]; ok {
 		return conflict("the device key is enrolled already")
 	}
-	invitation, err := s.sponsor(d, e)
+	invitation, sibling, err := s.sponsor(d, e)
 	if err != nil {
 		return err
 	}
 	if !invitation.IsZero() {
 		delete(s.invitations, invitation) // an invitation enrols one device
 	}
-	s.devices[e.hash] = &DeviceState{Device: *d, Hash: e.hash, Since: e.index, Revoked: Never, Time: e.Time}
+	s.devices[e.hash] = &DeviceState{Device: *d, Hash: e.hash, Since: e.index, Revoked: Never, Time: e.Time, Sponsor: sibling}
 	s.keys[d.Key] = e.hash
 	s.members[d.Member] = append(s.members[d.Member], e.hash)
 	return nil
 }
 
 // sponsor finds who lets the device in: an invitation, whose key it returns, or
-// another live device of the member. There is one, so that whether an
+// another live device of the member, whose leaf it returns. There is one, so that whether an
 // invitation was used up depends on nobody's order.
-func (s *State) sponsor(d *Device, e *entry) (codec.PublicKey, error) {
+func (s *State) sponsor(d *Device, e *entry) (invitation codec.PublicKey, sibling codec.Hash, err error) {
 	if len(e.signed) != 2 {
-		return codec.PublicKey{}, fmt.Errorf("%w: want two signatures, of the device and of whoever lets it in", ErrUnauthorised)
+		return codec.PublicKey{}, codec.Hash{}, fmt.Errorf("%w: want two signatures, of the device and of whoever lets it in", ErrUnauthorised)
 	}
 	for key, algorithm := range e.signed {
 		if key == codec.Hash(d.Key) || algorithm != Ed25519 {
@@ -637,18 +637,18 @@ func (s *State) sponsor(d *Device, e *entry) (codec.PublicKey, error) {
 		}
 		if inv, ok := s.invitations[codec.PublicKey(key)]; ok {
 			if inv.Member != d.Member {
-				return codec.PublicKey{}, fmt.Errorf("%w: the invitation is another member's", ErrUnauthorised)
+				return codec.PublicKey{}, codec.Hash{}, fmt.Errorf("%w: the invitation is another member's", ErrUnauthorised)
 			}
 			if e.Time > inv.Expiry {
-				return codec.PublicKey{}, fmt.Errorf("%w: the invitation has expired", ErrUnauthorised)
+				return codec.PublicKey{}, codec.Hash{}, fmt.Errorf("%w: the invitation has expired", ErrUnauthorised)
 			}
-			return inv.Key, nil
+			return inv.Key, codec.Hash{}, nil
 		}
 		if other, ok := s.DeviceByKey(codec.PublicKey(key)); ok && other.Member == d.Member && other.ValidAt(e.index) {
-			return codec.PublicKey{}, nil
+			return codec.PublicKey{}, other.Hash, nil
 		}
 	}
-	return codec.PublicKey{}, fmt.Errorf("%w: no invitation and no other device of the member", ErrUnauthorised)
+	return codec.PublicKey{}, codec.Hash{}, fmt.Errorf("%w: no invitation and no other device of the member", ErrUnauthorised)
 }
 
 func (r *Revocation) apply(s *State, e *entry) error {
@@ -660,6 +660,7 @@ func (r *Revocation) apply(s *State, e *entry) error {
 		return fmt.Errorf("%w: want an officer or a device of the member", ErrUnauthorised)
 	}
 	device.Revoked = e.index
+	s.revoked = append(s.revoked, device.Hash)
 	return nil
 }
 

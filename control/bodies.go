@@ -396,6 +396,10 @@ func newBody(k Kind) Body {
 		return new(Export)
 	case KindDestruction:
 		return new(Destruction)
+	case KindAuthority:
+		return new(Authority)
+	case KindCertificate:
+		return new(Certificate)
 	}
 	return nil
 }

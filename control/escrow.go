@@ -73,9 +73,9 @@ func (s *State) CheckHeader(h *envelope.Header, size, now int64) (*DeviceState, 
 	if h.Organisation != s.organisation {
 		return refuse("another organisation")
 	}
-	device, ok := s.devices[h.Device]
-	if !ok || !device.ValidAt(size) {
-		return refuse("device not valid at that point of the log")
+	device, err := s.CheckDevice(h.Device, size, now)
+	if err != nil {
+		return refuse("%w", err)
 	}
 	policy, ok := s.PolicyByHash(h.PolicyLeaf)
 	if !ok || policy.Since >= size {

@@ -64,7 +64,7 @@ func Kinds() []Kind {
 	return []Kind{
 		KindGenesis, KindPolicy, KindRole, KindCeremony, KindDKG, KindEpoch, KindMonth, KindCanary, KindAnswer,
 		KindInvitation, KindDevice, KindRevocation, KindMatter, KindHold, KindNotice, KindRelease, KindRequest,
-		KindApproval, KindWithdrawal, KindOpener, KindUse, KindOpening, KindExport, KindDestruction,
+		KindApproval, KindWithdrawal, KindOpener, KindUse, KindOpening, KindExport, KindDestruction, KindAuthority, KindCertificate,
 	}
 }
 

@@ -43,6 +43,11 @@ func (p *prefixes) at(t testing.TB, n int) (s *control.State, spoilt func()) {
 }
 
 func FuzzParse(f *testing.F) {
+	later := new(vectors)
+	must(f, json.Unmarshal(published.Read(f, laterFile), later))
+	for _, l := range later.Leaves {
+		f.Add([]byte(l.Entry))
+	}
 	v := publishedVectors(f)
 	for _, l := range v.Leaves {
 		f.Add([]byte(l.Entry))

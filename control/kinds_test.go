@@ -259,6 +259,7 @@ func TestKinds(t *testing.T) {
 	alice, bob := w.devices()
 	w.matter(alice, bob)
 	w.destruction()
+	w.certificates()
 
 	for _, k := range control.Kinds() {
 		if !w.took[k] {

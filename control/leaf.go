@@ -50,6 +50,8 @@ const (
 	KindOpening     Kind = "opening"
 	KindExport      Kind = "export"
 	KindDestruction Kind = "destruction"
+	KindAuthority   Kind = "authority"
+	KindCertificate Kind = "certificate"
 )
 
 // Sealed reports whether leaves of the kind carry a salted hash in the log, and
@@ -94,6 +96,10 @@ var (
 	// ErrConflict means that a leaf contradicts the state it would change:
 	// already there, unknown subject, out of order.
 	ErrConflict = errors.New("contradicts the log")
+	// ErrKind means that a leaf is of a kind that this version doesn't know. It
+	// comes with ErrMalformed, and proves nothing against whoever logged it: a
+	// later version may know the kind.
+	ErrKind = errors.New("unknown kind of control leaf")
 )
 
 // Statement is what the signers of a leaf sign.

@@ -18,9 +18,12 @@ const Never = int64(-1)
 type DeviceState struct {
 	Device
 	Hash    codec.Hash
-	Since   int64 // leaf index
-	Revoked int64 // leaf index, or Never
-	Time    int64 // milliseconds since 1970 UTC, of enrolment
+	Since   int64      // leaf index
+	Revoked int64      // leaf index, or Never
+	Time    int64      // milliseconds since 1970 UTC, of enrolment
+	Sponsor codec.Hash // the member's device that let it in; zero where an invitation did
+
+	certificates []CertificateState
 }
 
 // ValidAt reports whether the device was enrolled and not revoked in a log of
@@ -145,6 +148,7 @@ type State struct {
 	canaries    map[codec.Hash]codec.Hash // canary leaf → month leaf
 	invitations map[codec.PublicKey]Invitation
 	devices     map[codec.Hash]*DeviceState
+	revoked     []codec.Hash // devices, in the order of their revocations
 	keys        map[codec.PublicKey]codec.Hash
 	members     map[codec.ID][]codec.Hash
 	matters     map[codec.ID]*MatterState
@@ -152,6 +156,9 @@ type State struct {
 	requests    map[codec.Hash]*RequestState
 	unopened    map[int64]Kind
 	exports     []Export
+
+	authorities      []AuthorityState
+	authorityChanges []authorityChange
 }
 
 // NewState returns the empty state of the organisation of that identity: the first
@@ -217,7 +224,7 @@ func (s *State) admit(e *entry, opening *Opening) error {
 	}
 	body := newBody(e.statement.Kind)
 	if body == nil {
-		return fmt.Errorf("%w: unknown kind %q", ErrMalformed, e.statement.Kind)
+		return fmt.Errorf("%w: %w: %.64q", ErrMalformed, ErrKind, e.statement.Kind)
 	}
 	encoded := e.statement.Body
 	if e.statement.Kind.Sealed() {
@@ -328,13 +335,16 @@ func (s *State) Invited(key codec.PublicKey) bool { _, ok := s.invitations[key];
 // Devices returns the leaves of a member's devices, oldest first.
 func (s *State) Devices(member codec.ID) []codec.Hash { return slices.Clone(s.members[member]) }
 
-// LiveDevices returns the devices of members that are valid in a log of a size,
-// in no order.
-func (s *State) LiveDevices(members []codec.ID, size int64) []codec.Hash {
+// MustReach returns, in no order, the devices that a direct conversation of
+// members has to reach in a log of a size and at a time in milliseconds: all that
+// may be added to conversations then, and of those before, all that are not
+// revoked.
+func (s *State) MustReach(members []codec.ID, before []codec.Hash, size, now int64) []codec.Hash {
 	var out []codec.Hash
 	for _, m := range members {
 		for _, h := range s.members[m] {
-			if s.devices[h].ValidAt(size) {
+			stays := slices.Contains(before, h) && s.devices[h].ValidAt(size)
+			if _, err := s.CheckDevice(h, size, now); err == nil || stays {
 				out = append(out, h)
 			}
 		}
@@ -344,6 +354,10 @@ func (s *State) LiveDevices(members []codec.ID, size int64) []codec.Hash {
 
 // Members returns the ids of all members with a device, in no order.
 func (s *State) Members() []codec.ID { return slices.Collect(maps.Keys(s.members)) }
+
+// Revoked returns the devices that were revoked, in the order of the log. The
+// caller must not change it.
+func (s *State) Revoked() []codec.Hash { return s.revoked }
 
 // Credential returns a person's credential by its fingerprint.
 func (s *State) Credential(id codec.Hash) (*Credential, bool) {

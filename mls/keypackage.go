@@ -10,9 +10,8 @@ import (
 	"chancery/mls/tree"
 )
 
-// ExtensionLastResort marks a key package that may be used more than once,
-// because there was no other (draft-ietf-mls-extensions, last_resort).
-const ExtensionLastResort tree.ExtensionType = 0x000a
+// ExtensionLastResort marks a key package that may be used more than once.
+const ExtensionLastResort = tree.ExtensionLastResort
 
 // Identity is what a client says about itself in its leaf.
 type Identity struct {
@@ -116,10 +115,7 @@ func (p *OwnKeyPackage) ExposeSecrets() (initKey, leafKey []byte) {
 }
 
 // LastResort reports whether the key package may be used more than once.
-func (p *OwnKeyPackage) LastResort() bool {
-	_, ok := p.Public.Extensions.Find(ExtensionLastResort)
-	return ok
-}
+func (p *OwnKeyPackage) LastResort() bool { return p.Public.LastResort() }
 
 // Erase overwrites the private keys.
 func (p *OwnKeyPackage) Erase() {

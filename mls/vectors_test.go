@@ -6,18 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"testing"
 
+	"chancery/internal/testenv"
 	"chancery/mls/cipher"
 	"chancery/mls/syntax"
 	"chancery/mls/tree"
 )
-
-// sharedVectors holds the official test vectors (github.com/mlswg/mls-implementations).
-const sharedVectors = "../../shared/data/vectors/mls"
 
 // hexBytes is binary data as the vectors write it.
 type hexBytes []byte
@@ -69,13 +65,12 @@ func vector[T any](run func(c *T) error) func(json.RawMessage) error {
 	}
 }
 
+// TestOfficialVectors runs those of github.com/mlswg/mls-implementations.
 func TestOfficialVectors(t *testing.T) {
 	for _, v := range append(secretVectors, treeVectors...) {
 		t.Run(v.file, func(t *testing.T) {
-			data, err := os.ReadFile(filepath.Join(sharedVectors, v.file))
-			if errors.Is(err, fs.ErrNotExist) {
-				t.Skipf("no official vectors at %s", sharedVectors)
-			} else if err != nil {
+			data, err := os.ReadFile(testenv.Data(t, "vectors", "mls", v.file))
+			if err != nil {
 				t.Fatal(err)
 			}
 			var cases []json.RawMessage

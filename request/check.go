@@ -60,14 +60,15 @@ func (l *Log) CheckRoster(r *Roster) (*Epoch, codec.Hash, error) {
 	if err := l.CheckProof(hash, manifest.LeafCommit, &r.Proof); err != nil {
 		return nil, none, fmt.Errorf("commit statement %s: %w", hash.Short(), err)
 	}
-	device, ok := l.State.Device(commit.Device)
-	if !ok || !device.ValidAt(r.Proof.Opening.Body.ControlSize) {
-		return nil, none, fmt.Errorf("commit statement %s: its device was not valid", hash.Short())
+	body := &r.Proof.Opening.Body
+	device, err := l.State.CheckDevice(commit.Device, body.ControlSize, body.Time)
+	if err != nil {
+		return nil, none, fmt.Errorf("commit statement %s: %w", hash.Short(), err)
 	}
 	if err := manifest.VerifyCommit(device.Key, r.Commit); err != nil {
 		return nil, none, fmt.Errorf("commit statement %s: %w", hash.Short(), err)
 	}
-	if commit.Organisation != l.State.Organisation() || commit.Conversation != r.Proof.Opening.Body.Conversation {
+	if commit.Organisation != l.State.Organisation() || commit.Conversation != body.Conversation {
 		return nil, none, fmt.Errorf("commit statement %s: of another organisation or conversation", hash.Short())
 	}
 	if err := r.Devices.Validate(); err != nil {

@@ -61,6 +61,15 @@ func (s *Groups) Remove(conversation codec.ID, devices []codec.Hash) (*client.St
 	return s.stage(conversation, e, proposals, s.alone)
 }
 
+// Renew implements client.Groups.
+func (s *Groups) Renew(conversation codec.ID) (*client.Step, error) {
+	e, err := s.entry(conversation)
+	if err != nil {
+		return nil, err
+	}
+	return s.stage(conversation, e, nil, s.alone)
+}
+
 // stage commits proposals.
 func (s *Groups) stage(id codec.ID, e *entry, proposals []tree.Proposal, check client.Credentials) (*client.Step, error) {
 	s.discard(id, e)

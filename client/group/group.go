@@ -26,6 +26,7 @@ import (
 
 	"chancery/client"
 	"chancery/codec"
+	"chancery/internal/wire"
 	"chancery/manifest"
 	"chancery/mls"
 	"chancery/mls/cipher"
@@ -35,8 +36,8 @@ import (
 const (
 	// lifetime is for how long a KeyPackage may be used. The server keeps them
 	// until then, and a device away for longer joins when it is back.
-	lifetime = 83 * 24 * time.Hour
 	skew     = time.Hour
+	lifetime = wire.KeyPackageLifetime - skew
 )
 
 // Groups is one device's MLS state. It is not safe for concurrent use.
@@ -276,8 +277,16 @@ func (s *Groups) Join(welcome []byte, check client.Credentials) (*client.Epoch, 
 		own.Erase() // the group's leaf key among them
 		return nil, err
 	}
-	s.spend(ref)
-	return s.enter(id, g).at(id)
+	last := own.LastResort()
+	if !last {
+		s.spend(ref)
+	}
+	epoch, err := s.enter(id, g).at(id)
+	if err != nil {
+		return nil, err
+	}
+	epoch.Shared = last
+	return epoch, nil
 }
 
 // checkJoined refuses groups that are valid MLS, and no conversation's.

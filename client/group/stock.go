@@ -50,7 +50,7 @@ func (s *Groups) loadStock() error {
 	return nil
 }
 
-func (s *Groups) generate() (*mls.OwnKeyPackage, error) {
+func (s *Groups) generate(extensions ...tree.Extension) (*mls.OwnKeyPackage, error) {
 	now := s.now()
 	own, err := mls.NewKeyPackage(s.suite, &mls.Identity{
 		Signer: s.signer, Credential: tree.BasicCredential(s.device[:]),
@@ -58,7 +58,7 @@ func (s *Groups) generate() (*mls.OwnKeyPackage, error) {
 			Versions: []tree.Version{tree.MLS10}, CipherSuites: []cipher.ID{s.suite.ID()},
 			Credentials: []tree.CredentialType{tree.CredentialBasic},
 		},
-	}, tree.Lifetime{NotBefore: uint64(now.Add(-skew).Unix()), NotAfter: uint64(now.Add(lifetime).Unix())}, nil, s.config.Random)
+	}, tree.Lifetime{NotBefore: uint64(now.Add(-skew).Unix()), NotAfter: uint64(now.Add(lifetime).Unix())}, extensions, s.config.Random)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't make a KeyPackage: %w", err)
 	}
@@ -76,12 +76,7 @@ func (s *Groups) KeyPackages(n, keep int) ([][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		k := keyPackage{Package: syntax.Marshal(&own.Public)}
-		k.Init, k.Leaf = own.ExposeSecrets()
-		ref := own.Public.Ref(s.suite)
-		s.put(packageName(ref), codec.Encode(k))
-		own.Erase()
-		s.stock.Refs = append(s.stock.Refs, ref)
+		s.stock.Refs = append(s.stock.Refs, s.keepPackage(own))
 		s.stock.changed = true
 		out = append(out, own.Message())
 	}
@@ -89,6 +84,17 @@ func (s *Groups) KeyPackages(n, keep int) ([][]byte, error) {
 		s.spend(s.stock.Refs[0])
 	}
 	return out, nil
+}
+
+// keepPackage stages a KeyPackage to be written and erases it in memory. It
+// returns its reference.
+func (s *Groups) keepPackage(own *mls.OwnKeyPackage) []byte {
+	k := keyPackage{Package: syntax.Marshal(&own.Public)}
+	k.Init, k.Leaf = own.ExposeSecrets()
+	ref := own.Public.Ref(s.suite)
+	s.put(packageName(ref), codec.Encode(k))
+	own.Erase()
+	return ref
 }
 
 // mine returns this device's KeyPackage that a Welcome is for.
@@ -108,7 +114,15 @@ func (s *Groups) mine(welcome []byte) (ref []byte, own *mls.OwnKeyPackage, err e
 	for i := range w.Secrets {
 		wanted[string(w.Secrets[i].NewMember)] = true
 	}
-	for _, ref := range s.stock.Refs {
+	refs := s.stock.Refs
+	last, err := s.resorts()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range last {
+		refs = append(refs[:len(refs):len(refs)], r.Ref)
+	}
+	for _, ref := range refs {
 		if !wanted[string(ref)] {
 			continue
 		}

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"chancery/codec"
+	"chancery/control"
 	"chancery/internal/httpsig"
 	"chancery/internal/wire"
 	"chancery/ledger"
@@ -140,22 +141,19 @@ func (c *Client) AddMember(ctx context.Context, m wire.Member) error {
 	return c.send(ctx, wire.PathMembers, codec.Encode(&m))
 }
 
-// KeyPackages returns how many of the device's KeyPackages nobody has claimed.
-func (c *Client) KeyPackages(ctx context.Context) (int, error) {
-	out, err := get[wire.Stock](ctx, c, wire.PathKeyPackages, nil)
-	if err != nil {
-		return 0, err
-	}
-	return int(out.Left), nil
+// KeyPackages returns what the server has of the device's KeyPackages.
+func (c *Client) KeyPackages(ctx context.Context) (*wire.Stock, error) {
+	return get[wire.Stock](ctx, c, wire.PathKeyPackages, nil)
 }
 
-// UploadKeyPackages stocks the device's KeyPackages.
+// UploadKeyPackages stocks the device's KeyPackages, one of last resort in the
+// place of the one before. The same ones may be uploaded again.
 func (c *Client) UploadKeyPackages(ctx context.Context, packages [][]byte) error {
 	return c.send(ctx, wire.PathKeyPackages, codec.Encode(&wire.KeyPackages{Packages: packages}))
 }
 
-// ClaimKeyPackages takes one KeyPackage of each device, in order; an empty one
-// where a device has none left.
+// ClaimKeyPackages takes one KeyPackage of each device, in order: the one of last
+// resort where its stock is used up, an empty one where it has none at all.
 func (c *Client) ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error) {
 	out, err := post[[][]byte](ctx, c, wire.PathClaim, codec.Encode(&wire.Claim{Devices: devices}))
 	if err != nil {
@@ -165,6 +163,13 @@ func (c *Client) ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([]
 		return nil, fmt.Errorf("%d KeyPackages for %d devices: %w", len(*out), len(devices), ErrAnswer)
 	}
 	return *out, nil
+}
+
+// Certificate asks the organisation's own certificate authority for a
+// certificate of the device's key, in DER. Where there is none the error is a
+// *wire.Problem of status 404.
+func (c *Client) Certificate(ctx context.Context) ([]byte, error) {
+	return c.do(ctx, http.MethodPost, wire.PathCertificate, nil, nil, control.MaxCertificate)
 }
 
 // Send sends a message with all that belongs to it and returns the signed

@@ -17,6 +17,7 @@ import (
 	"chancery/internal/httpsig"
 	"chancery/internal/orgtest"
 	"chancery/internal/wire"
+	"chancery/manifest"
 	"chancery/request"
 )
 
@@ -344,16 +345,25 @@ func TestDirectory(t *testing.T) {
 	if err := officer.AddMember(t.Context(), wire.Member{ID: alice.Member, Name: strings.Repeat("x", 257)}); err == nil {
 		t.Fatal("a name of 257 bytes")
 	}
-	if err := s.as(alice).UploadKeyPackages(t.Context(), [][]byte{[]byte("a"), []byte("b")}); err != nil {
+	a, b := s.KeyPackage(alice).Publish(s.Org), s.KeyPackage(alice).Publish(s.Org)
+	if err := s.as(alice).UploadKeyPackages(t.Context(), [][]byte{a, b}); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := s.as(alice).KeyPackages(t.Context()); err != nil || left != 2 {
-		t.Fatal(left, err)
+	if stock, err := s.as(alice).KeyPackages(t.Context()); err != nil || stock.Left != 2 || stock.LastResort != wire.LastResortNone {
+		t.Fatal(stock, err)
 	}
-	for _, want := range []string{"a", "b", ""} {
+	for i, want := range [][]byte{a, b, nil} {
 		got, err := s.as(bob).ClaimKeyPackages(t.Context(), []codec.Hash{alice.Hash})
-		if err != nil || string(got[0]) != want {
-			t.Fatalf("%q, %v, want %q", got, err, want)
+		if err != nil || !bytes.Equal(got[0], want) {
+			t.Fatalf("claim %d: %v", i, err)
 		}
+	}
+	var p *wire.Problem
+	if err := s.as(bob).UploadKeyPackages(t.Context(), [][]byte{s.KeyPackage(alice).Publish(s.Org)}); !errors.As(err, &p) || p.Status != http.StatusUnprocessableEntity {
+		t.Fatalf("another device's KeyPackage: %v", err)
+	}
+	many := make([]codec.Hash, manifest.MaxRoster)
+	if _, err := s.as(bob).ClaimKeyPackages(t.Context(), many); !errors.As(err, &p) || p.Status != http.StatusTooManyRequests || !strings.Contains(p.Detail, "try again in") {
+		t.Fatalf("a claim too many: %v", err)
 	}
 }

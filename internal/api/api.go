@@ -46,8 +46,11 @@ type Config struct {
 	Witnesses []string
 	// Keyholders and Guards are where openers find them.
 	Keyholders, Guards []wire.Endpoint
-	Now                func() time.Time
-	Log                *slog.Logger
+	// AuthorityKeyFile opens the organisation's own certificate authority, if Dir
+	// has one (package issuer).
+	AuthorityKeyFile string
+	Now              func() time.Time
+	Log              *slog.Logger
 	// TestOnlyStore breaks the store on purpose.
 	TestOnlyStore sqlite.Options
 }
@@ -57,6 +60,7 @@ type server struct {
 	store     *sqlite.Store
 	directory *directory.Directory
 	delivery  *delivery.Server
+	authority authority
 	logs      map[ledger.Log]*delivery.Publisher
 }
 
@@ -69,6 +73,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
+	defer s.authority.close()
 	defer func() {
 		if err := s.store.Close(); err != nil {
 			s.Log.Error("couldn't close the store", "error", err)

@@ -68,11 +68,18 @@ func (s *server) addMember(c *call) (any, error) {
 }
 
 func (s *server) stocked(c *call) (any, error) {
-	left, err := s.directory.KeyPackages(c.Context(), c.who.device)
+	have, err := s.directory.KeyPackages(c.Context(), c.who.device)
 	if err != nil {
 		return nil, err
 	}
-	return &wire.Stock{Left: uint16(left)}, nil
+	out := &wire.Stock{Left: uint16(have.Left)}
+	switch {
+	case have.Used:
+		out.LastResort = wire.LastResortUsed
+	case have.LastResort:
+		out.LastResort = wire.LastResortUnused
+	}
+	return out, nil
 }
 
 func (s *server) stock(c *call) (any, error) {
@@ -91,7 +98,7 @@ func (s *server) claim(c *call) (any, error) {
 	if len(in.Devices) == 0 || len(in.Devices) > manifest.MaxRoster {
 		return nil, fmt.Errorf("KeyPackages of %d devices, want 1 to %d: %w", len(in.Devices), manifest.MaxRoster, codec.ErrSize)
 	}
-	return s.directory.ClaimKeyPackages(c.Context(), in.Devices)
+	return s.directory.ClaimKeyPackages(c.Context(), c.who.device, in.Devices)
 }
 
 func (s *server) message(c *call) (any, error) {

@@ -84,6 +84,7 @@ func (s *server) routes() []route {
 		{"GET " + wire.PathPreKeys, aDevice, "an enrolled device", 0, s.preKeysLeft},
 		{"POST " + wire.PathPreKeys, aDevice, "an enrolled device", keyStock, s.stockPreKeys},
 		{"POST " + wire.PathBundles, aDevice, "an enrolled device", small, s.claimBundles},
+		{"POST " + wire.PathCertificate, aDevice, "an enrolled device", 0, s.certificate},
 		{"POST " + wire.PathMessages, aDevice, "an enrolled device", submission, s.message},
 		{"POST " + wire.PathCommits, aDevice, "an enrolled device", step, s.commit},
 		{"POST " + wire.PathVoids, aDevice, "an enrolled device", small, s.void},
@@ -273,6 +274,12 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		problem(w, p.Status, p.Title, p.Detail, p.Hint)
 		return
 	}
+	var busy *directory.Busy
+	if errors.As(err, &busy) {
+		w.Header().Set("Retry-After", strconv.Itoa(busy.Seconds()))
+		problem(w, http.StatusTooManyRequests, "too many claims", busy.Error(), "a device may claim as many KeyPackages at once as the largest conversation has devices, and one a second from then on")
+		return
+	}
 	for _, known := range failures() {
 		if errors.Is(err, known.err) {
 			if known.status == http.StatusInternalServerError {
@@ -305,6 +312,7 @@ func failures() []failure {
 		{delivery.ErrStopped, http.StatusServiceUnavailable, "the server is shutting down", "try again in a moment"},
 		{directory.ErrFull, http.StatusTooManyRequests, "full", "try again when what waits has been dealt with"},
 		{directory.ErrUnknownKey, http.StatusForbidden, "unknown signer", "sign with a key that the organisation's log names"},
+		{directory.ErrKeyPackage, http.StatusUnprocessableEntity, "KeyPackage refused", "spec/delivery.md#keypackages says what a device may publish"},
 		{directory.ErrOpening, http.StatusUnprocessableEntity, "opening missing or wrong", "submit the opening together with the sealed statement"},
 		{directory.ErrSize, http.StatusRequestEntityTooLarge, "too large", ""},
 		{codec.ErrSize, http.StatusRequestEntityTooLarge, "too large", ""},

@@ -102,6 +102,7 @@ func list(ctx context.Context, fuzz time.Duration) ([]part, error) {
 		})
 	}
 	parts = append(parts, []part{
+		{"large conversation", []string{"go", "test", "./internal/demo", "-run", "^TestLargeConversation$", "-v", "-timeout", "24h"}, grown, logged},
 		{"kill loops", []string{"go", "test", "./internal/demo", "-run", "Kill", "-v", "-timeout", "24h"}, grown, logged},
 		{"witnesses gone", []string{"go", "test", "./internal/demo", "-run", "^TestWitnessesGone$", "-v", "-timeout", "24h"}, grown, logged},
 		{"tamper table", []string{"go", "test", "./internal/demo", "./verify", "-run", "Tamper", "-v", "-timeout", "24h"}, grown, passed},

@@ -2,6 +2,8 @@ package ceremony
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
@@ -125,6 +127,8 @@ func describe(s *control.State, statement *control.Statement, opening *control.O
 			verb = "takes"
 		}
 		return fmt.Sprintf("a change of roles, which %s the role of %s: SSH key %s", verb, r.Role, Fingerprint(r.Person.Credential)), nil
+	case control.KindAuthority:
+		return describeAuthority(body)
 	case control.KindRelease:
 		var r control.Release
 		if err := codec.Decode(body, &r); err != nil {
@@ -137,6 +141,22 @@ func describe(s *control.State, statement *control.Statement, opening *control.O
 		return fmt.Sprintf("release of hold %s on %d custodians: %q", h.Hash.Short(), len(h.Custodians), r.Reason), nil
 	}
 	return "", nil
+}
+
+func describeAuthority(body []byte) (string, error) {
+	var a control.Authority
+	if err := codec.Decode(body, &a); err != nil {
+		return "", err
+	}
+	c, err := x509.ParseCertificate(a.Certificate)
+	if err != nil {
+		return "", err
+	}
+	name := fmt.Sprintf("certificate authority %q, SHA-256 %x", c.Subject.String(), sha256.Sum256(a.Certificate))
+	if a.Remove {
+		return "the end of " + name, nil
+	}
+	return fmt.Sprintf("%s: its certificates for devices live at most %d hours", name, a.Hours), nil
 }
 
 func describeEpoch(s *control.State, body []byte) (string, error) {

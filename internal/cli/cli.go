@@ -187,7 +187,7 @@ keyholders take part, and every opening is on a log that anyone can check.
 	group("members", a.memberCommand(), a.deviceCommand(), a.conversationCommand(), a.sendCommand(), a.readCommand())
 	group("matters", a.matterCommand(), a.holdCommand(), a.searchCommand(), a.requestCommand(), a.approveCommand(), a.refuseCommand(),
 		a.withdrawCommand(), a.openCommand(), a.exportCommand())
-	group("keys", a.keyCommand(), a.peopleCommand(), a.policyCommand())
+	group("keys", a.keyCommand(), a.caCommand(), a.peopleCommand(), a.policyCommand())
 	group("daemons", a.serverCommand(), a.witnessCommand(), a.holderCommand(true), a.holderCommand(false))
 	group("audit", a.verifyCommand(), a.reportCommand(), a.logCommand(), a.benchCommand())
 	root.AddCommand(a.devicesCommand(), a.openerCommand())

@@ -48,7 +48,7 @@ func (a *app) serverCommand() *cobra.Command {
 		},
 	})
 
-	var address string
+	var address, authorityKey string
 	var witnesses, keyholders, guards []string
 	run := &cobra.Command{
 		Use:   "run",
@@ -80,13 +80,14 @@ func (a *app) serverCommand() *cobra.Command {
 				return err
 			}
 			defer cancel()
-			return api.Run(ctx, api.Config{Dir: dir, Listener: l, Witnesses: witnesses, Keyholders: k, Guards: g, Now: time.Now, Log: a.log()})
+			return api.Run(ctx, api.Config{Dir: dir, Listener: l, Witnesses: witnesses, Keyholders: k, Guards: g, AuthorityKeyFile: authorityKeyFile(dir, authorityKey), Now: time.Now, Log: a.log()})
 		},
 	}
 	run.Flags().StringVar(&address, "listen", "127.0.0.1:8440", "`ADDRESS`, or fd:N for an inherited socket")
 	run.Flags().StringArrayVar(&witnesses, "witness", nil, "`URL` of a witness (repeat)")
 	run.Flags().StringArrayVar(&keyholders, "keyholder", nil, "`NAME=URL` of a keyholder, for openers (repeat)")
 	run.Flags().StringArrayVar(&guards, "guard", nil, "`NAME=URL` of a guard, for openers (repeat)")
+	run.Flags().StringVar(&authorityKey, "ca-key-file", "", "`FILE` with the 32-byte key that seals the certificate authority's key (default: ca.key in the server's folder)")
 	a.pipedFlag(run)
 	c.AddCommand(run)
 	return c

@@ -96,11 +96,15 @@ func (a *app) device(cmd *cobra.Command, f *deviceFlags) (*client.Device, *remot
 	if err != nil {
 		return nil, nil, err
 	}
-	d, err := client.Open(deviceConfig(s), f.dir, key)
+	d, err := openDevice(s, f.dir, key)
 	if err != nil {
 		return nil, nil, err
 	}
 	return d, s.server.As(httpsig.Ed25519(d.Signer())), nil
+}
+
+func openDevice(s *session, dir string, key *[state.KeySize]byte) (*client.Device, error) {
+	return client.Open(deviceConfig(s), dir, key)
 }
 
 // unlock finds whose a device's folder is and what its state is sealed under. It
@@ -245,7 +249,7 @@ func (a *app) deviceCommand() *cobra.Command {
 	}
 	keyFlag(revoke, &key)
 	revoke.Flags().StringVar(&reason, "reason", "lost", "`TEXT`, on the log for everybody")
-	c.AddCommand(enrol, a.deviceListCommand(), revoke, a.problemsCommand())
+	c.AddCommand(enrol, a.deviceListCommand(), revoke, a.deviceRequestCommand(), a.deviceCertifyCommand(), a.problemsCommand())
 	return c
 }
 

@@ -116,8 +116,8 @@ func (s *Server) checkItem(device codec.Hash, in *wire.Item) (*item, error) {
 // checkHeader is the part that the writer repeats where the control log has
 // grown: a device that was revoked meanwhile sends nothing more.
 func (it *item) checkHeader(state *control.State, size, now int64) (*control.DeviceState, error) {
-	if d, ok := state.Device(it.Header.Device); !ok || !d.ValidAt(size) {
-		return nil, refuse(it.core, ReasonDevice, "the device is not valid now")
+	if _, err := state.CheckDevice(it.Header.Device, size, now); err != nil {
+		return nil, refuse(it.core, ReasonDevice, "%v", err)
 	}
 	d, _, err := state.CheckHeader(it.Header, size, now)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"chancery/codec"
-	"chancery/control"
 	"chancery/envelope"
 	"chancery/internal/store"
 	"chancery/internal/wire"
@@ -30,9 +29,9 @@ func (s *Server) direct(id codec.ID) bool {
 
 func (c *conversation) direct() bool { return len(c.Members) > 0 }
 
-// live returns the roster that a direct conversation has to have now.
-func (c *conversation) live(state *control.State) manifest.Roster {
-	return manifest.NewRoster(state.LiveDevices(c.Members, state.Size()))
+// due returns the roster that a direct conversation has to have now.
+func (b *batch) due(c *conversation) manifest.Roster {
+	return manifest.NewRoster(b.state.MustReach(c.Members, c.roster, b.state.Size(), b.now))
 }
 
 // checkDirect checks a statement of a direct conversation as far as that needs
@@ -62,7 +61,7 @@ func (b *batch) judge(in *commit, c *conversation) error {
 	switch {
 	case !slices.Equal(c.Members, in.members):
 		return refuse(in.hash, ReasonCommit, "a conversation keeps its kind, and a direct one its members")
-	case c.direct() && !slices.Equal(in.roster, c.live(b.state)):
+	case c.direct() && !slices.Equal(in.roster, b.due(c)):
 		return refuse(in.hash, ReasonRoster, "not all live devices of the two members and no others")
 	}
 	return nil
@@ -78,7 +77,7 @@ func (b *batch) checkDirectRoster(it *item, c *conversation) error {
 		return refuse(it.core, ReasonEpoch, "the conversation is at epoch %d", c.Epoch)
 	case t.Roster != c.Commit:
 		return refuse(it.core, ReasonRoster, "not the roster of epoch %d of the conversation", t.Epoch)
-	case !slices.Equal(c.roster, c.live(b.state)):
+	case !slices.Equal(c.roster, b.due(c)):
 		return refuse(it.core, ReasonRoster, "the members' devices are others now: state them first")
 	case !c.roster.Contains(it.Header.Device):
 		return refuse(it.core, ReasonRoster, "the device is not in the conversation")

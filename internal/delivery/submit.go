@@ -132,6 +132,9 @@ func (b *batch) checkRoster(it *item, c *conversation) error {
 	}
 	t := it.Transport
 	roster := c.roster
+	if device, ok := c.stays(b.state.Revoked()); ok {
+		return refuse(it.core, ReasonEpoch, "device %s is revoked and still in the conversation: a member removes it first", device.Short())
+	}
 	switch {
 	case t.Epoch > c.Epoch:
 		return refuse(it.core, ReasonEpoch, "the conversation is at epoch %d, not yet at %d", c.Epoch, t.Epoch)
@@ -151,6 +154,19 @@ func (b *batch) checkRoster(it *item, c *conversation) error {
 		return refuse(it.core, ReasonRoster, "the device is not in the conversation")
 	}
 	return nil
+}
+
+// stays returns a revoked device that the roster still has: what is encrypted
+// for that roster it could read. Once there is none there won't be one of those
+// revocations again, since no commit adds a device that isn't valid.
+func (c *conversation) stays(revoked []codec.Hash) (codec.Hash, bool) {
+	for _, device := range revoked[c.clean:] {
+		if c.roster.Contains(device) {
+			return device, true
+		}
+	}
+	c.clean = len(revoked)
+	return codec.Hash{}, false
 }
 
 // epoch returns the epoch of a commit statement, of this batch or before.
@@ -267,12 +283,12 @@ func (b *batch) step(in *commit) (*conversation, error) {
 		return nil, refuse(in.hash, ReasonRoster, "whoever founds a conversation is in it")
 	}
 	for _, d := range added {
-		if state, ok := b.state.Device(d); !ok || !state.ValidAt(b.state.Size()) {
-			return nil, refuse(in.hash, ReasonRoster, "it adds a device that is not valid now")
+		if _, err := b.state.CheckDevice(d, b.state.Size(), b.now); err != nil {
+			return nil, refuse(in.hash, ReasonRoster, "it adds device %s: %v", d.Short(), err)
 		}
 	}
-	if state, ok := b.state.Device(in.Device); !ok || !state.ValidAt(b.state.Size()) {
-		return nil, refuse(in.hash, ReasonDevice, "the device is not valid now")
+	if _, err := b.state.CheckDevice(in.Device, b.state.Size(), b.now); err != nil {
+		return nil, refuse(in.hash, ReasonDevice, "%v", err)
 	}
 	if len(removed) > 0 {
 		c.Removal = in.Epoch

@@ -21,6 +21,7 @@ import (
 	"chancery/internal/custody"
 	"chancery/internal/home"
 	"chancery/internal/httpsig"
+	"chancery/internal/issuer"
 	"chancery/internal/replica"
 	"chancery/internal/wire"
 	"chancery/internal/witness"
@@ -216,7 +217,7 @@ func (s *stage) start(g *control.Genesis, server role, holders, locks, observers
 			return err
 		}
 	}
-	args := []string{"server", "run", "--dir", server.dir}
+	args := []string{"server", "run", "--dir", server.dir, "--ca-key-file", s.path("keys", authorityKey)}
 	for _, url := range s.witness {
 		args = append(args, "--witness", url)
 	}
@@ -264,6 +265,9 @@ func (s *stage) keys(ctx context.Context) error {
 	}
 	var g *control.Genesis
 	s.replica.Read(func(st *control.State) { g = st.Genesis() })
+	if err := s.authority(ctx); err != nil {
+		return err
+	}
 	s.step("the keyholders make the escrow key among themselves: nobody, at no time, holds it whole")
 	if _, err := ceremony.Open(ctx, s.server, rand.Reader, s.home.Organisation, g, s.officer...); err != nil {
 		return err
@@ -296,6 +300,29 @@ func (s *stage) keys(ctx context.Context) error {
 		}
 		return true
 	})
+}
+
+const authorityKey = "ca"
+
+// authority makes the organisation's certificate authority in the server's
+// folder, and has the officers name it on the log.
+func (s *stage) authority(ctx context.Context) error {
+	s.step("the officers name a certificate authority: devices get certificates for %d days and renew them by themselves", control.DefaultCertificateHours/24)
+	secret, err := s.keyFile(authorityKey)
+	if err != nil {
+		return err
+	}
+	defer secret.Erase()
+	der, err := issuer.Create(s.summary.ServerDir, secret, s.home.Organisation, time.Now())
+	if err != nil {
+		return err
+	}
+	done, _, err := ceremony.Submit(ctx, s.server, rand.Reader, s.home.Organisation,
+		&control.Authority{Nonce: codec.NewID(), Certificate: der, Hours: control.DefaultCertificateHours}, s.officer...)
+	if err != nil {
+		return err
+	}
+	return ceremony.Logged(done)
 }
 
 // coSign lets people sign what the daemons propose until done.

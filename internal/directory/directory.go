@@ -32,10 +32,7 @@ const (
 	maxStatement  = 60 << 10            // so that the leaf fits 65,535 bytes
 	maxSignatures = 64
 
-	maxName        = 256
-	maxKeyPackages = 500 // in stock, for one device
-	maxUpload      = 100
-	maxPackage     = 16 << 10
+	maxName = 256
 )
 
 var (
@@ -74,6 +71,8 @@ type Directory struct {
 	genesis  []byte
 	pending  map[codec.Hash]*pending
 	openings map[int64]*control.Opening
+
+	claims claims
 }
 
 // pending is a statement that waits for signatures.
@@ -233,7 +232,7 @@ func (d *Directory) Submit(ctx context.Context, in *wire.Submit) (*wire.Submitte
 func gathers(k control.Kind) bool {
 	switch k {
 	case control.KindPolicy, control.KindRole, control.KindCeremony, control.KindEpoch, control.KindMonth, control.KindInvitation,
-		control.KindDevice, control.KindRelease, control.KindOpener, control.KindDestruction:
+		control.KindDevice, control.KindRelease, control.KindOpener, control.KindDestruction, control.KindAuthority:
 		return true
 	}
 	return false
@@ -553,55 +552,4 @@ func (d *Directory) Members(ctx context.Context) ([]wire.Member, error) {
 		return nil
 	})
 	return out, err
-}
-
-// StockKeyPackages adds to a device's single-use KeyPackages. It returns
-// ErrSize or ErrFull.
-func (d *Directory) StockKeyPackages(ctx context.Context, device codec.Hash, packages [][]byte) error {
-	if len(packages) == 0 || len(packages) > maxUpload {
-		return fmt.Errorf("%d KeyPackages, want 1 to %d: %w", len(packages), maxUpload, ErrSize)
-	}
-	for _, p := range packages {
-		if len(p) == 0 || len(p) > maxPackage {
-			return fmt.Errorf("KeyPackage of %d bytes, want 1 to %d: %w", len(p), maxPackage, ErrSize)
-		}
-	}
-	have, err := d.Store.KeyPackages(ctx, device)
-	if err != nil {
-		return err
-	}
-	if have+len(packages) > maxKeyPackages {
-		return fmt.Errorf("the stock of %d KeyPackages is %w", have, ErrFull)
-	}
-	return d.Store.Update(ctx, func(tx store.Tx) error {
-		for _, p := range packages {
-			if err := tx.PutKeyPackage(device, p); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// KeyPackages returns how many of a device's KeyPackages nobody has claimed.
-func (d *Directory) KeyPackages(ctx context.Context, device codec.Hash) (int, error) {
-	return d.Store.KeyPackages(ctx, device)
-}
-
-// ClaimKeyPackages takes one KeyPackage of each device, empty where a device has
-// none.
-func (d *Directory) ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error) {
-	out := make([][]byte, len(devices))
-	err := d.Store.Update(ctx, func(tx store.Tx) (err error) {
-		for i, device := range devices {
-			if out[i], err = tx.TakeKeyPackage(device); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
 }

@@ -1,9 +1,28 @@
 package store
 
 import (
+	"time"
+
 	"chancery/codec"
 	"chancery/manifest"
 )
+
+// KeyPackage is a device's KeyPackage, ready to be given out.
+type KeyPackage struct {
+	Device     codec.Hash
+	Package    []byte // MLSMessage
+	Keys       [][]byte
+	NotAfter   time.Time // to the second
+	LastResort bool
+}
+
+// Stock is what there is of a device's KeyPackages.
+type Stock struct {
+	Left       int  // single-use ones
+	LastResort bool // there is one of last resort,
+	Used       bool // which was given out
+	Keys       int  // public keys that no other KeyPackage may repeat
+}
 
 // Conversation is where a conversation stands.
 type Conversation struct {

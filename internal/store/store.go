@@ -18,6 +18,7 @@ package store
 import (
 	"context"
 	"errors"
+	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -29,6 +30,8 @@ var (
 	// ErrNewer means that the data was written by a later version of the
 	// program, whose tables this one doesn't know.
 	ErrNewer = errors.New("the database is of a newer version than the program")
+	// ErrRepeated means that a KeyPackage has a key of another one.
+	ErrRepeated = errors.New("repeats a key of another KeyPackage")
 	// ErrNotFound means that there is no such row.
 	ErrNotFound = errors.New("not found")
 )
@@ -117,8 +120,8 @@ type Directory interface {
 	Pending(ctx context.Context, f func(hash codec.Hash, body []byte, since int64) error) error
 	// Members calls f with each member's name.
 	Members(ctx context.Context, f func(member codec.ID, name string) error) error
-	// KeyPackages returns how many KeyPackages a device has in stock.
-	KeyPackages(ctx context.Context, device codec.Hash) (int, error)
+	// KeyPackages returns what a device has in stock that hasn't expired.
+	KeyPackages(ctx context.Context, device codec.Hash, now time.Time) (*Stock, error)
 	// PreKeys returns what a device has in stock of prekeys that live at a time,
 	// in milliseconds since 1970, UTC.
 	PreKeys(ctx context.Context, device codec.Hash, at int64) (*PreKeyStock, error)
@@ -135,11 +138,20 @@ type DirectoryTx interface {
 	DropPending(hash codec.Hash) error
 	// PutMember names a member; an empty name erases it.
 	PutMember(id codec.ID, name string) error
-	// PutKeyPackage stocks a KeyPackage, unless it is in stock.
-	PutKeyPackage(device codec.Hash, pkg []byte) error
-	// TakeKeyPackage takes the oldest KeyPackage of a device, nil where it has
-	// none. Once committed nobody is given it again.
+	// PutKeyPackage stocks a KeyPackage; one of last resort in the place of the
+	// device's. The same one again changes nothing, though it was taken since. It
+	// returns ErrRepeated where another KeyPackage of the device, not expired,
+	// had one of its keys.
+	PutKeyPackage(p *KeyPackage, now time.Time) error
+	// TakeKeyPackage takes the oldest single-use KeyPackage of a device, nil where
+	// it has none. Once committed nobody is given it again.
 	TakeKeyPackage(device codec.Hash) ([]byte, error)
+	// LastResort returns a device's KeyPackage of last resort and notes that it
+	// was given out; nil where there is none.
+	LastResort(device codec.Hash) ([]byte, error)
+	// DropKeyPackages forgets a device's KeyPackages that have expired, and the
+	// keys of those that no expiry is left of.
+	DropKeyPackages(device codec.Hash, now time.Time) error
 	// PutPreKeys stocks a device's prekeys, unless their number is not above that
 	// of all it stocked before: then nothing changes.
 	PutPreKeys(device codec.Hash, p *PreKeys) error

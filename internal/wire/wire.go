@@ -6,6 +6,7 @@ package wire
 
 import (
 	"strings"
+	"time"
 
 	"chancery/codec"
 	"chancery/control"
@@ -25,6 +26,7 @@ const (
 	PathClaim         = "/v1/keypackages/claim" // POST Claim: [][]byte
 	PathPreKeys       = "/v1/prekeys"           // GET: PreKeyStock of the asking device; POST PreKeys
 	PathBundles       = "/v1/prekeys/claim"     // POST Claim: [][]byte
+	PathCertificate   = "/v1/certificate"       // POST: bytes of an X.509 certificate for the asking device
 	PathMessages      = "/v1/messages"          // POST Submission: Receipted
 	PathCommits       = "/v1/commits"           // POST CommitSubmission: Receipted
 	PathVoids         = "/v1/voids"             // POST bytes of a void: Receipted
@@ -128,19 +130,33 @@ type Member struct {
 	Name string // at most 256 bytes
 }
 
-// KeyPackages stocks a device's single-use MLS KeyPackages.
+// KeyPackageLifetime is the longest that a KeyPackage's lifetime may be: 83 days
+// and an hour of skew (spec/client.md#groups).
+const KeyPackageLifetime = 83*24*time.Hour + time.Hour
+
+// KeyPackages stocks a device's MLS KeyPackages. One with the extension
+// last_resort takes the place of the one before it.
 type KeyPackages struct {
 	_        struct{} `cbor:",toarray"`
 	Packages [][]byte // at most 100, of at most 16 KiB
 }
 
-// Stock says how many of a device's KeyPackages nobody has claimed.
+// Stock says what the server has of a device's KeyPackages.
 type Stock struct {
-	_    struct{} `cbor:",toarray"`
-	Left uint16
+	_          struct{} `cbor:",toarray"`
+	Left       uint16   // single-use ones that nobody has claimed, and that haven't expired
+	LastResort uint8    // LastResortNone and so on
 }
 
-// Claim asks for one KeyPackage, or one bundle, of each device, in order.
+// What has become of a device's KeyPackage of last resort.
+const (
+	LastResortNone   = 0 // there is none, or it has expired
+	LastResortUnused = 1
+	LastResortUsed   = 2 // it was given out, once or more
+)
+
+// Claim asks for one KeyPackage, or one bundle, of each device, in order. One of last resort,
+// given where a device's stock is used up, has the extension that says so.
 type Claim struct {
 	_       struct{} `cbor:",toarray"`
 	Devices []codec.Hash

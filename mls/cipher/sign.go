@@ -80,7 +80,10 @@ func (s *Suite) CheckSignatureKey(public []byte) error {
 
 // VerifyWithLabel is RFC 9420 §5.1.2. It returns ErrKey or ErrSignature.
 func (s *Suite) VerifyWithLabel(public []byte, label string, content, signature []byte) error {
-	message := labelled(label, content)
+	return s.verify(public, labelled(label, content), signature)
+}
+
+func (s *Suite) verify(public, message, signature []byte) error {
 	if s.curve == nil {
 		if len(public) != ed25519.PublicKeySize {
 			return ErrKey

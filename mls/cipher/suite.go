@@ -173,7 +173,12 @@ func (s *Suite) ExpandWithLabel(secret []byte, label string, context []byte, len
 	b.Uint16(uint16(length))
 	b.Opaque([]byte(prefix + label))
 	b.Opaque(context)
-	out, err := hkdf.Expand(s.hash.New, secret, string(b.Bytes()), length)
+	return s.expand(secret, b.Bytes(), length)
+}
+
+// expand is KDF.Expand, of a length up to MaxExpand.
+func (s *Suite) expand(prk, info []byte, length int) []byte {
+	out, err := hkdf.Expand(s.hash.New, prk, string(info), length)
 	if err != nil {
 		panic("cipher: HKDF refused a length that was checked: " + err.Error())
 	}

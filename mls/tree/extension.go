@@ -18,6 +18,11 @@ const (
 	ExtensionExternalSenders      ExtensionType = 5
 )
 
+// ExtensionLastResort marks a key package that may be used more than once,
+// because there was no other (draft-ietf-mls-extensions, last_resort). Its data
+// is empty.
+const ExtensionLastResort ExtensionType = 0x000a
+
 // everywhere reports whether all clients know the type, so that capabilities
 // don't list it (RFC 9420 §7.2).
 func (t ExtensionType) everywhere() bool {

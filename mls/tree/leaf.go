@@ -194,6 +194,12 @@ func (p *KeyPackage) SignedContent() []byte {
 	return b.Bytes()
 }
 
+// LastResort reports whether the key package may be used more than once.
+func (p *KeyPackage) LastResort() bool {
+	_, ok := p.Extensions.Find(ExtensionLastResort)
+	return ok
+}
+
 // Ref returns the hash by which a Welcome names the key package (RFC 9420
 // §5.2).
 func (p *KeyPackage) Ref(s *cipher.Suite) []byte {

@@ -72,13 +72,6 @@ func (s *Store) Members(ctx context.Context, f func(member codec.ID, name string
 	}, `SELECT id, name FROM members ORDER BY id`)
 }
 
-// KeyPackages implements [store.Directory].
-func (s *Store) KeyPackages(ctx context.Context, device codec.Hash) (int, error) {
-	var n int
-	err := s.one(ctx, []any{&n}, `SELECT COUNT(*) FROM keypackages WHERE device = ?`, device[:])
-	return n, err
-}
-
 // Conversations implements [store.Messages].
 func (s *Store) Conversations(ctx context.Context, f func(c *store.Conversation) error) error {
 	return s.each(ctx, func(r *sql.Rows) error {

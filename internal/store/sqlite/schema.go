@@ -129,6 +129,17 @@ CREATE TABLE productions (
 `, `
 ALTER TABLE leaves DROP COLUMN queued; -- a queue has every leaf of its conversations
 `, `
+ALTER TABLE keypackages ADD COLUMN not_after INTEGER NOT NULL DEFAULT 9223372036854775807; -- seconds since 1970; of rows of before nobody knows
+ALTER TABLE keypackages ADD COLUMN last_resort INTEGER NOT NULL DEFAULT 0; -- 1 where it may be given out again, 2 once it was given out
+CREATE UNIQUE INDEX keypackages_last ON keypackages (device) WHERE last_resort > 0;
+CREATE TABLE keypackage_keys (         -- of all KeyPackages that haven't expired, given out or not
+	device    BLOB NOT NULL,
+	key       BLOB NOT NULL,           -- init key or leaf's
+	package   BLOB NOT NULL,           -- SHA-256
+	not_after INTEGER NOT NULL,
+	PRIMARY KEY (device, key)
+) WITHOUT ROWID;
+`, `
 ALTER TABLE conversations ADD COLUMN members BLOB NOT NULL DEFAULT x''; -- of a direct one, 16 bytes each
 CREATE TABLE copies (                  -- ciphertext, one for each device, until all have theirs
 	idx    INTEGER NOT NULL,

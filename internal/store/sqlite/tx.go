@@ -2,8 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -97,28 +95,6 @@ func (tx *transaction) PutMember(id codec.ID, name string) error {
 		return tx.exec("PutMember", `DELETE FROM members WHERE id = ?`, id[:])
 	}
 	return tx.exec("PutMember", `INSERT OR REPLACE INTO members (id, name) VALUES (?, ?)`, id[:], name)
-}
-
-func (tx *transaction) PutKeyPackage(device codec.Hash, pkg []byte) error {
-	return tx.exec("PutKeyPackage", `INSERT INTO keypackages (device, package)
-		SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM keypackages WHERE device = ?1 AND package = ?2)`, device[:], pkg)
-}
-
-func (tx *transaction) TakeKeyPackage(device codec.Hash) ([]byte, error) {
-	if err := tx.s.fault("TakeKeyPackage"); err != nil {
-		return nil, err
-	}
-	stmt, err := tx.s.writeStatements.get(tx.ctx, `DELETE FROM keypackages WHERE id =
-		(SELECT id FROM keypackages WHERE device = ? ORDER BY id LIMIT 1) RETURNING package`)
-	if err != nil {
-		return nil, err
-	}
-	var pkg []byte
-	err = stmt.QueryRowContext(tx.ctx, device[:]).Scan(&pkg)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
-	return pkg, err
 }
 
 func (tx *transaction) PutConversation(c *store.Conversation) error {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"chancery/codec"
 	"chancery/internal/store"
@@ -204,29 +205,12 @@ func testNotices(t *testing.T, open Open) {
 	}
 }
 
-func testKeyPackages(t *testing.T, open Open) {
-	s, device := start(t, open, t.TempDir(), nil), codec.Sum("device")
-	take := func() (pkg []byte) {
-		if err := s.Update(t.Context(), func(tx store.Tx) (err error) { pkg, err = tx.TakeKeyPackage(device); return err }); err != nil {
-			t.Fatal(err)
-		}
-		return pkg
-	}
-	if err := s.Update(t.Context(), func(tx store.Tx) error {
-		return errors.Join(tx.PutKeyPackage(device, []byte("a")), tx.PutKeyPackage(device, []byte("b")), tx.PutKeyPackage(device, []byte("a")))
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if a, b, c := take(), take(), take(); string(a) != "a" || string(b) != "b" || c != nil {
-		t.Fatalf("got %q, %q, %q", a, b, c)
-	}
-}
-
 // testAllOrNothing breaks an Update off after it wrote into everything.
 func testAllOrNothing(t *testing.T, open Open) {
 	s, conversation, device := start(t, open, t.TempDir(), nil), codec.NewID(), codec.Sum("device")
 	update(t, s, func(tx store.Tx) error { return put(tx, conversation, "before") })
 	size, root := s.Head(ledger.MessagesLog)
+	now := time.Now()
 	gone := errors.New("gone")
 	err := s.Update(t.Context(), func(tx store.Tx) error {
 		_, err := tx.Append(ledger.ControlLog, []byte("entry"))
@@ -235,7 +219,7 @@ func testAllOrNothing(t *testing.T, open Open) {
 			tx.PutOpening(0, []byte("opening")),
 			tx.PutPending(codec.Sum("statement"), []byte("body"), 1),
 			tx.PutMember(codec.NewID(), "name"),
-			tx.PutKeyPackage(device, []byte("package")),
+			tx.PutKeyPackage(keyPackage(device, "package", "init", "leaf"), now),
 			tx.PutPreKeys(device, preKeys(1, 10, 1)),
 			tx.PutCopy(1, &store.Copy{Device: device, Body: []byte("copy")}),
 			tx.AddNotice(device, []byte("notice")),
@@ -274,14 +258,14 @@ func testAllOrNothing(t *testing.T, open Open) {
 		s.Members(t.Context(), func(codec.ID, string) error { rows++; return nil }),
 		s.Cursors(t.Context(), func(codec.Hash, uint64) error { rows++; return nil }),
 	)
-	packages, err2 := s.KeyPackages(t.Context(), device)
+	packages, err2 := s.KeyPackages(t.Context(), device, now)
 	prekeys, err5 := s.PreKeys(t.Context(), device, 0)
 	notices, err3 := s.Notices(t.Context(), device, 0)
 	acks, err4 := s.Acks(t.Context(), conversation)
 	if err := errors.Join(err, err2, err3, err4, err5); err != nil {
 		t.Fatal(err)
 	}
-	if rows += packages + prekeys.OneTime + int(prekeys.Number) + len(notices) + len(acks); rows != 0 {
+	if rows += packages.Left + packages.Keys + prekeys.OneTime + int(prekeys.Number) + len(notices) + len(acks); rows != 0 {
 		t.Errorf("%d rows stayed", rows)
 	}
 	if _, err := s.Production(t.Context(), codec.Sum("request")); !errors.Is(err, store.ErrNotFound) {

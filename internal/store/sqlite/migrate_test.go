@@ -1,0 +1,45 @@
+package sqlite
+
+import (
+	"database/sql"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"chancery/codec"
+	"chancery/internal/store"
+)
+
+// A KeyPackage that version 2 stocked is given out by this one.
+func TestMigratedKeyPackages(t *testing.T) {
+	dir, device := t.TempDir(), codec.Sum("device")
+	db, err := sql.Open("sqlite", dsn(filepath.Join(dir, fileName), writerCache, false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, statement := range append([]string{`CREATE TABLE migrations (version INTEGER PRIMARY KEY, applied INTEGER NOT NULL)`}, migrations()[:2]...) {
+		if _, err := db.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := db.Exec(`INSERT INTO migrations VALUES (2, 0); INSERT INTO keypackages (device, package) VALUES (?, ?), (?, ?)`,
+		device[:], []byte("a"), device[:], []byte("b")); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got, err := s.KeyPackages(t.Context(), device, time.Now()); err != nil || *got != (store.Stock{Left: 2}) {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	var pkg []byte
+	if err := s.Update(t.Context(), func(tx store.Tx) (err error) { pkg, err = tx.TakeKeyPackage(device); return err }); err != nil || string(pkg) != "a" {
+		t.Fatalf("%q, %v", pkg, err)
+	}
+}
