@@ -28,5 +28,5 @@ func (s *server) claimBundles(c *call) (any, error) {
 	if len(in.Devices) == 0 || len(in.Devices) > manifest.MaxDirect {
 		return nil, fmt.Errorf("prekeys of %d devices, want 1 to %d: %w", len(in.Devices), manifest.MaxDirect, codec.ErrSize)
 	}
-	return s.directory.ClaimBundles(c.Context(), in.Devices)
+	return s.directory.ClaimBundles(c.Context(), c.who.device, in.Devices)
 }

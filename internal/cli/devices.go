@@ -338,7 +338,7 @@ func (a *app) conversationCommand() *cobra.Command {
 	var with []string
 	create := &cobra.Command{
 		Use:   "new",
-		Short: "Open a conversation: a group, one other member, or a note to self",
+		Short: "Open a conversation: a group, one-to-one with one other member for good, or a note to self",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d, server, err := a.device(cmd, &f)
@@ -401,11 +401,14 @@ func (a *app) conversationCommand() *cobra.Command {
 			}
 			for _, r := range rows {
 				state := ""
+				if r.Direct {
+					state = " (one-to-one)"
+				}
 				switch {
 				case r.Left:
-					state = " (left)"
+					state += " (left)"
 				case r.Broken != "":
-					state = " (can't go on: " + r.Broken + ")"
+					state += " (can't go on: " + r.Broken + ")"
 				}
 				fmt.Fprintf(a.out, "%s  %3d unread  %q  %s%s\n", r.ID, r.Unread, r.Name, plain(strings.Join(r.Names, ", ")), plain(state))
 			}

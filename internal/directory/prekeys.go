@@ -74,13 +74,17 @@ func (d *Directory) PreKeys(ctx context.Context, device codec.Hash) (*wire.PreKe
 	return &wire.PreKeyStock{Number: have.Number, OneTime: uint16(have.OneTime), KEM: uint16(have.KEM)}, nil
 }
 
-// ClaimBundles takes a bundle of each device's prekeys, encoded, empty where a
-// device has none.
-func (d *Directory) ClaimBundles(ctx context.Context, devices []codec.Hash) ([][]byte, error) {
+// ClaimBundles takes a bundle of each device's prekeys, encoded, for a device
+// that asks: empty where a device has none. It returns a *Busy.
+func (d *Directory) ClaimBundles(ctx context.Context, asking codec.Hash, devices []codec.Hash) ([][]byte, error) {
+	now := d.Now()
+	if wait := d.claims.take(asking, len(devices), now); wait > 0 {
+		return nil, &Busy{After: wait}
+	}
 	out := make([][]byte, len(devices))
 	err := d.Store.Update(ctx, func(tx store.Tx) error {
 		for i, device := range devices {
-			b, err := tx.TakeBundle(device, d.Now().UnixMilli())
+			b, err := tx.TakeBundle(device, now.UnixMilli())
 			if err != nil {
 				return err
 			}
