@@ -106,7 +106,9 @@ func TestDirectRefusals(t *testing.T) {
 	in := s.directStep(side, manifest.NewRoster([]codec.Hash{alice.Hash, phone.Hash, carol.Hash}), others)
 	_, err := s.as(alice).Commit(t.Context(), in)
 	s.refused("other members", err, "commit", manifest.CommitHash(in.Statement))
-	in = s.commit(side, all, nil)
+	in = change(func(c *manifest.Commit, in *wire.CommitSubmission) {
+		in.Commit, c.Transcript, c.Message = []byte("commit"), make([]byte, 32), manifest.CiphertextHash([]byte("commit"))
+	})
 	_, err = s.as(alice).Commit(t.Context(), in)
 	s.refused("a group of it", err, "commit", manifest.CommitHash(in.Statement))
 	group := s.found(alice, bob)[0]

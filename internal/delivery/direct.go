@@ -43,8 +43,8 @@ func checkDirect(c *commit, in *wire.CommitSubmission) error {
 		return refuse(c.hash, ReasonCommit, "%v", err)
 	case d.Hash() != c.Message:
 		return refuse(c.hash, ReasonCommit, "the members are others than stated")
-	case len(in.Welcome) > 0 || len(in.Added) > 0:
-		return refuse(c.hash, ReasonCommit, "nobody is welcomed to a direct conversation")
+	case len(in.Welcome) > 0 || len(in.Added) > 0 || len(in.GroupInfo) > 0:
+		return refuse(c.hash, ReasonCommit, "a direct conversation has no group to be welcomed to")
 	case len(in.Roster) > manifest.MaxDirect:
 		return refuse(c.hash, ReasonRoster, "%d devices, at most %d", len(in.Roster), manifest.MaxDirect)
 	}
@@ -52,9 +52,10 @@ func checkDirect(c *commit, in *wire.CommitSubmission) error {
 	return nil
 }
 
-// judge checks the roster of a statement: it is all live devices of the members
-// that the conversation was founded with.
-func (b *batch) judge(in *commit, c *conversation) error {
+// judgeDirect checks that a conversation keeps its kind, and of a direct one the
+// members and the roster: it is all live devices of the members that the
+// conversation was founded with.
+func (b *batch) judgeDirect(in *commit, c *conversation) error {
 	if in.Epoch == 0 {
 		c.Members = in.members
 	}
