@@ -248,7 +248,7 @@ func (a *app) deviceCommand() *cobra.Command {
 	}
 	keyFlag(revoke, &key)
 	revoke.Flags().StringVar(&reason, "reason", "lost", "`TEXT`, on the log for everybody")
-	c.AddCommand(enrol, a.deviceListCommand(), revoke, a.deviceRequestCommand(), a.deviceCertifyCommand(), a.problemsCommand())
+	c.AddCommand(enrol, a.furtherCommand(), a.admitCommand(), a.deviceListCommand(), revoke, a.deviceRequestCommand(), a.deviceCertifyCommand(), a.problemsCommand())
 	return c
 }
 
@@ -263,7 +263,7 @@ the reports of those that were archived otherwise than they were sent are writte
 as files, which chancery report verify judges. A report contains the message.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, server, _, err := a.synced(cmd, &f)
+			d, server, sum, err := a.synced(cmd, &f)
 			if err != nil {
 				return err
 			}
@@ -305,6 +305,9 @@ as files, which chancery report verify judges. A report contains the message.`,
 				if r.File != "" {
 					fmt.Fprintf(a.out, "  report in %s\n", r.File)
 				}
+			}
+			for _, w := range sum.Warnings {
+				fmt.Fprintln(a.out, plain(w))
 			}
 			if len(rows) == 0 {
 				fmt.Fprintln(a.out, "every message received passed its checks")
@@ -443,7 +446,7 @@ func (a *app) conversationCommand() *cobra.Command {
 		f.add(c)
 		return c
 	}
-	c.AddCommand(create, list,
+	c.AddCommand(create, list, a.rejoinCommand(),
 		change("add", "added", "Add members to a conversation", func(cmd *cobra.Command, d *client.Device, id codec.ID, m []codec.ID) error {
 			return d.Add(cmd.Context(), id, m)
 		}),
