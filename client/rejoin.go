@@ -175,7 +175,7 @@ func (d *Device) discover(ctx context.Context, sum *Summary) error {
 }
 
 // Rejoin joins a halted conversation anew at the member's request, whatever it
-// was halted for. It returns ErrNoConversation, ErrLeft, ErrGoesOn, or what is in
+// was halted for. It returns ErrNoConversation, ErrLeft, ErrDirect, ErrGoesOn, or what is in
 // the way.
 func (d *Device) Rejoin(ctx context.Context, id codec.ID) error {
 	end, err := d.begin()
@@ -192,6 +192,8 @@ func (d *Device) Rejoin(ctx context.Context, id codec.ID) error {
 		return err
 	case c.Left:
 		return fmt.Errorf("%s: %w", id, ErrLeft)
+	case c.direct != nil:
+		return fmt.Errorf("%s: %w", id, ErrDirect)
 	case c.Broken == "":
 		return fmt.Errorf("%s: %w", id, ErrGoesOn)
 	}
@@ -325,6 +327,9 @@ func (d *Device) Admit(ctx context.Context, device codec.Hash) error {
 		}
 		if err != nil {
 			return err
+		}
+		if c.direct != nil {
+			continue // its roster follows from the control log
 		}
 		e, err := d.groups.Epoch(id)
 		if err != nil {

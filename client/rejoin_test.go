@@ -44,7 +44,7 @@ func (x *person) out(id codec.ID) string {
 func TestSecondDevice(t *testing.T) {
 	p := newParty(t)
 	a, b := p.person("Alice"), p.person("Bob")
-	team, other := a.create("team", b), b.create("Bob's alone")
+	team, other := a.group("team", b), b.create("Bob's alone")
 	a.say(team, "before")
 	phone := a.second("Alice")
 	if sum := phone.sync(); !slices.Equal(sum.Joined, []codec.ID{team}) {
@@ -80,7 +80,7 @@ func TestSecondDevice(t *testing.T) {
 func TestInvitedDevice(t *testing.T) {
 	p := newParty(t)
 	a, b := p.person("Alice"), p.person("Bob")
-	team := a.create("team", b)
+	team := a.group("team", b)
 	phone := p.deviceOf(a.member, "Alice")
 	sum := phone.sync()
 	if len(sum.Joined) != 0 || len(sum.Warnings) != 1 || !strings.Contains(sum.Warnings[0], "device admit") {
@@ -198,7 +198,7 @@ func TestComingBackCrashes(t *testing.T) {
 func TestLeftOut(t *testing.T) {
 	p := newParty(t)
 	a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
-	id := a.create("", b)
+	id := a.group("", b)
 	if err := a.Add(t.Context(), id, []codec.ID{c.member}); err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +226,7 @@ func TestLeftOut(t *testing.T) {
 func TestAccusedStaysHalted(t *testing.T) {
 	p := newParty(t)
 	a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
-	id := a.create("", b)
+	id := a.group("", b)
 	p.tamper = func(to codec.Hash, d *wire.Delivery) {
 		if d.Kind == wire.DeliveryCommit && to == b.Hash() && len(d.Body) > 0 {
 			d.Body = slices.Clone(d.Body)

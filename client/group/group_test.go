@@ -221,9 +221,7 @@ func TestLife(t *testing.T) {
 		ct := d.send(id, text)
 		for _, o := range []*device{a, b, c} {
 			if o == d {
-				if _, err := o.Decrypt(id, ct); !errors.Is(err, client.ErrReplay) {
-					t.Errorf("own message: got %v", err)
-				}
+				o.refuses(id, ct, client.ErrReplay)
 				continue
 			}
 			o.restart()
@@ -248,8 +246,14 @@ func TestLife(t *testing.T) {
 	}
 	ct := b.send(id, "without c")
 	a.want(id, b, ct, "without c")
-	if _, err := c.Decrypt(id, ct); !errors.Is(err, client.ErrNoGroup) {
-		t.Errorf("removed device: got %v", err)
+	c.refuses(id, ct, client.ErrNoGroup)
+}
+
+// refuses verifies that a device doesn't read a message.
+func (d *device) refuses(id codec.ID, ct []byte, want error) {
+	d.w.t.Helper()
+	if _, err := d.Decrypt(id, ct); !errors.Is(err, want) {
+		d.w.t.Errorf("%x reads a message: got %v, want %v", d.hash[:4], err, want)
 	}
 }
 
@@ -266,15 +270,11 @@ func TestReplayIsRefused(t *testing.T) {
 		if restart {
 			b.restart()
 		}
-		if _, err := b.Decrypt(id, one); !errors.Is(err, client.ErrReplay) {
-			t.Errorf("restart %v: got %v, want ErrReplay", restart, err)
-		}
+		b.refuses(id, one, client.ErrReplay)
 	}
 	b.want(id, a, two, "two")
 	b.want(id, a, four, "four")
-	if _, err := b.Decrypt(id, two); !errors.Is(err, client.ErrReplay) {
-		t.Errorf("got %v, want ErrReplay", err)
-	}
+	b.refuses(id, two, client.ErrReplay)
 }
 
 func TestNoKeyIsUsedTwice(t *testing.T) {
@@ -469,9 +469,7 @@ func TestOldEpochsAreErased(t *testing.T) {
 		must[*client.Epoch](t)(b.Process(id, step.Commit, w))
 	}
 	b.restart()
-	if _, err := b.Decrypt(id, old); !errors.Is(err, client.ErrEpoch) {
-		t.Errorf("got %v, want ErrEpoch", err)
-	}
+	b.refuses(id, old, client.ErrEpoch)
 	if b.restart(); len(b.disk) > 100 {
 		t.Errorf("%d values on disk", len(b.disk))
 	}

@@ -19,8 +19,8 @@ func (a *app) furtherCommand() *cobra.Command {
 		Use:   "further",
 		Short: "Enrol a further device of a member, let in by one that the member has",
 		Long: `Enrol a further device of a member, let in by one that the member has, whose folder
---from names. It joins the member's conversations by itself. What was said there
-before, it can't read.`,
+--from names. It joins the member's groups by itself. What was said there before,
+it can't read.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			h, sponsorKey, err := a.unlock(cmd, &from)
@@ -64,7 +64,7 @@ before, it can't read.`,
 				return hint(err, "the device is enrolled, and joins with its next command")
 			}
 			return a.print(map[string]any{"device": d.Hash(), "member": d.Member(), "joined": sum.Joined},
-				"device %s of %s is enrolled, and in %d conversations", d.Hash().Short(), plain(d.Name()), len(sum.Joined))
+				"device %s of %s is enrolled, and has joined %d groups", d.Hash().Short(), plain(d.Name()), len(sum.Joined))
 		},
 	}
 	f.add(c)

@@ -12,8 +12,8 @@ import (
 	"chancery/internal/wire"
 )
 
-// Elsewhere returns the conversations that other live devices of the device's
-// member are in and it isn't.
+// Elsewhere returns the groups that other live devices of the device's member are
+// in and it isn't. To direct conversations the others bring it.
 func (s *Server) Elsewhere(device codec.Hash) []codec.ID {
 	siblings := s.siblings(device)
 	out := []codec.ID{}
