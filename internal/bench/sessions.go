@@ -32,20 +32,22 @@ type SessionOptions struct {
 	Members  []int // sizes of groups, each at least 2
 	Runs     int   // of which the fastest counts
 	Peers    []*Peer
+	Beside   string // what else the machine does, for the report
 	Progress func(what string)
 }
 
 // Sessions is a run of measurements of MLS, cipher suite 1.
 type Sessions struct {
-	Time  time.Time     `json:"time"`
-	Go    string        `json:"go"`
-	CPU   string        `json:"cpu"`
-	CPUs  int           `json:"cpus"`
-	Load  string        `json:"load,omitempty"` // the system's load averages before the run
-	Runs  int           `json:"runs"`
-	Peers []string      `json:"peers,omitempty"`
-	Rows  []SessionStep `json:"rows"`
-	Held  []Held        `json:"held"`
+	Time   time.Time     `json:"time"`
+	Go     string        `json:"go"`
+	CPU    string        `json:"cpu"`
+	CPUs   int           `json:"cpus"`
+	Load   string        `json:"load,omitempty"` // the system's load averages before the run
+	Beside string        `json:"beside,omitempty"`
+	Runs   int           `json:"runs"`
+	Peers  []string      `json:"peers,omitempty"`
+	Rows   []SessionStep `json:"rows"`
+	Held   []Held        `json:"held"`
 }
 
 // SessionStep is what a step costs in a group of that size.
@@ -98,7 +100,8 @@ func RunSessions(ctx context.Context, o SessionOptions) (*Sessions, error) {
 		o.Progress = func(string) {}
 	}
 	r := &Sessions{
-		Time: time.Now().UTC(), Go: runtime.Version(), CPU: cpu(), CPUs: runtime.NumCPU(), Load: load(), Runs: o.Runs,
+		Time: time.Now().UTC(), Go: runtime.Version(), CPU: cpu(), CPUs: runtime.NumCPU(),
+		Load: load(), Beside: o.Beside, Runs: o.Runs,
 	}
 	parties := []party{new(session)}
 	for _, p := range o.Peers {
