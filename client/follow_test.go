@@ -67,16 +67,9 @@ func TestWithheld(t *testing.T) {
 func TestNothingWithheld(t *testing.T) {
 	p := newParty(t)
 	a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
-	id := a.create("", b)
+	id := a.group("", b)
 	a.say(id, "one")
-	refused := true
-	p.refuse = func(h *envelope.Header) string {
-		if refused && h.Kind == envelope.KindRecord {
-			refused = false
-			return "proof: a server's whim"
-		}
-		return ""
-	}
+	p.refuseOnce(envelope.KindRecord, "proof: a server's whim")
 	a.refusedSay(id, "voided once")
 	b.sync()
 	b.say(id, "two")
@@ -177,7 +170,7 @@ func TestGapsThatAreNone(t *testing.T) {
 	s.org.SetClock(func() time.Time { return now })
 	p := newPartyOf(t, s)
 	a, b := p.person("Alice"), p.person("Bob")
-	id := a.create("", b)
+	id := a.group("", b)
 	a.say(id, "one")
 	b.sync()
 	if err := a.Remove(t.Context(), id, []codec.ID{b.member}); err != nil {

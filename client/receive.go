@@ -138,6 +138,9 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 	if err := d.upkeep(ctx, func() error { return d.tend(ctx, sum.Joined) }); err != nil {
 		return err
 	}
+	if err := d.upkeep(ctx, func() error { return d.tendDirect(ctx) }); err != nil {
+		return err
+	}
 	for {
 		err := d.flush(ctx, func(uint64, *Sent) { sum.Sent++ }, true)
 		var refusal *Refusal
@@ -159,6 +162,9 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 		break
 	}
 	if err := d.restock(ctx); err != nil {
+		return err
+	}
+	if err := d.restockPreKeys(ctx); err != nil {
 		return err
 	}
 	if err := d.upkeep(ctx, func() error { return d.renew(ctx, sum) }); err != nil {
@@ -301,6 +307,13 @@ func (d *Device) handshake(ctx context.Context, it *wire.Delivery, sum *Summary)
 	if err != nil {
 		d.fault(sum, fmt.Sprintf("commit statement of leaf %d: %v", r.Index, err))
 		return d.except(r, sum)
+	}
+	if problem := d.changesKind(body); problem != "" {
+		d.fault(sum, fmt.Sprintf("commit statement of leaf %d: %s", r.Index, problem))
+		return d.except(r, sum)
+	}
+	if body.Direct() {
+		return d.enterDirect(r, it, body, sum)
 	}
 	if it.Kind == wire.DeliveryWelcome {
 		return d.join(r, it, body, sum)
@@ -463,10 +476,10 @@ func (d *Device) check(c *conversation, m *manifest.Manifest, r *manifest.Receip
 	if !known || statement != m.Transport.Roster {
 		return settle(outcomeFaulty, "names a roster that is not the one of epoch %d", m.Transport.Epoch)
 	}
-	if len(m.Transport.Ciphertexts) != 1 || m.Transport.Ciphertexts[0] != manifest.CiphertextHash(it.Body) {
-		return settle(outcomeFaulty, "the ciphertext is another than the manifest names")
+	if err := d.checkCiphertext(c, m, body, it.Body); err != nil {
+		return settle(outcomeFaulty, "%v", err)
 	}
-	plain, err := d.groups.Decrypt(c.ID, it.Body)
+	plain, err := d.decrypt(c, m, device.Key, it.Body)
 	if err != nil {
 		return settle(outcomeUndecryptable, "%v", err)
 	}
@@ -477,6 +490,9 @@ func (d *Device) check(c *conversation, m *manifest.Manifest, r *manifest.Receip
 		return settle(outcomeUndecryptable, "the ciphertext is of another device or epoch than the manifest")
 	case !slices.Equal(plain.AD, manifest.AuthenticatedData(core)):
 		return settle(outcomeUndecryptable, "the ciphertext belongs to another envelope")
+	}
+	if d.outdated(plain.Policy, m.Header.PolicyLeaf) {
+		return settle(outcomeFaulty, "names an older policy than the conversation pins")
 	}
 	p, err := parsePayload(plain.Data)
 	if errors.Is(err, envelope.ErrVersion) {
@@ -530,7 +546,11 @@ func (c *conversation) apply(r *envelope.Record, from codec.ID) {
 	if r.Action == envelope.ActionProfile {
 		c.Name, c.changed = r.ConversationName, true
 	}
-	if slices.Contains(r.Flags, FlagLeave) && !slices.Contains(c.Leaving, from) {
+	switch {
+	case !slices.Contains(r.Flags, FlagLeave):
+	case c.direct != nil:
+		c.Left, c.changed = true, true
+	case !slices.Contains(c.Leaving, from):
 		c.Leaving, c.changed = append(c.Leaving, from), true
 	}
 }

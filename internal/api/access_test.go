@@ -76,12 +76,17 @@ func endpoints(request codec.Hash) []endpoint {
 		{"GET", wire.PathKeyPackages, "device"},
 		{"POST", wire.PathKeyPackages, "device"},
 		{"POST", wire.PathClaim, "device"},
+		{"GET", wire.PathPreKeys, "device"},
+		{"POST", wire.PathPreKeys, "device"},
+		{"POST", wire.PathBundles, "device"},
 		{"POST", wire.PathMessages, "device"},
 		{"POST", wire.PathCommits, "device"},
 		{"POST", wire.PathVoids, "device"},
 		{"GET", wire.PathQueue, "device"},
 		{"POST", wire.PathAcks, "device"},
 		{"GET", wire.PathConversations, "device"},
+		{"GET", wire.PathGroups, "device"},
+		{"GET", wire.PathGroups + "/" + codec.NewID().String(), "device"},
 		{"GET", wire.PathArchive + "?request=" + request.String(), "opener"},
 		{"POST", wire.PathHeads, "opener " + people},
 		{"PUT", wire.PathProductions + request.String(), "opener"},
@@ -263,7 +268,7 @@ func TestArchive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(page.Items) != 5 || len(page.Rosters) != 1 || page.Next != 0 {
+	if len(page.Items) != 5 || len(page.Rosters) != 2 || page.Next != 0 {
 		t.Fatalf("%d items, %d rosters, next %d", len(page.Items), len(page.Rosters), page.Next)
 	}
 	for _, it := range page.Items {

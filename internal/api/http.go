@@ -26,7 +26,7 @@ const (
 	statement  = 1280 << 10
 	keyStock   = 2 << 20
 	submission = 10 << 20
-	step       = 6 << 20
+	step       = 10 << 20
 	production = 64 << 20
 )
 
@@ -81,6 +81,9 @@ func (s *server) routes() []route {
 		{"GET " + wire.PathKeyPackages, aDevice, "an enrolled device", 0, s.stocked},
 		{"POST " + wire.PathKeyPackages, aDevice, "an enrolled device", keyStock, s.stock},
 		{"POST " + wire.PathClaim, aDevice, "an enrolled device", 256 << 10, s.claim},
+		{"GET " + wire.PathPreKeys, aDevice, "an enrolled device", 0, s.preKeysLeft},
+		{"POST " + wire.PathPreKeys, aDevice, "an enrolled device", keyStock, s.stockPreKeys},
+		{"POST " + wire.PathBundles, aDevice, "an enrolled device", small, s.claimBundles},
 		{"POST " + wire.PathCertificate, aDevice, "an enrolled device", 0, s.certificate},
 		{"POST " + wire.PathMessages, aDevice, "an enrolled device", submission, s.message},
 		{"POST " + wire.PathCommits, aDevice, "an enrolled device", step, s.commit},
@@ -88,6 +91,8 @@ func (s *server) routes() []route {
 		{"GET " + wire.PathQueue, aDevice, "an enrolled device", 0, s.queue},
 		{"POST " + wire.PathAcks, aDevice, "an enrolled device", 128 << 10, s.acknowledge},
 		{"GET " + wire.PathConversations, aDevice, "an enrolled device", 0, s.conversations},
+		{"GET " + wire.PathGroups, aDevice, "an enrolled device", 0, s.elsewhere},
+		{"GET " + wire.PathGroups + "/{conversation}", aDevice, "an enrolled device", 0, s.group},
 		{"GET " + wire.PathArchive, anOpener, "the opener that the request's log names", 0, s.archive},
 		{"POST " + wire.PathHeads, headsOf, "an opener or a person with a role", 0, s.heads},
 		{"PUT " + wire.PathProductions + "{request}", anOpener, "the opener that the request's log names", production, s.putProduction},

@@ -24,6 +24,8 @@ const (
 	PathMembers       = "/v1/members"           // GET: []Member; POST Member
 	PathKeyPackages   = "/v1/keypackages"       // GET: Stock of the asking device; POST KeyPackages
 	PathClaim         = "/v1/keypackages/claim" // POST Claim: [][]byte
+	PathPreKeys       = "/v1/prekeys"           // GET: PreKeyStock of the asking device; POST PreKeys
+	PathBundles       = "/v1/prekeys/claim"     // POST Claim: [][]byte
 	PathCertificate   = "/v1/certificate"       // POST: bytes of an X.509 certificate for the asking device
 	PathMessages      = "/v1/messages"          // POST Submission: Receipted
 	PathCommits       = "/v1/commits"           // POST CommitSubmission: Receipted
@@ -31,6 +33,7 @@ const (
 	PathQueue         = "/v1/queue"             // GET ?after=cursor&wait=seconds: []Delivery
 	PathAcks          = "/v1/acknowledgements"  // POST bytes of an acknowledgement
 	PathConversations = "/v1/conversations"     // GET: []Conversation of the asking device
+	PathGroups        = "/v1/groups"            // GET: []codec.ID that others of the device's member are in and it isn't; GET + /conversation: Group
 	PathArchive       = "/v1/archive"           // GET ?request=hash&after=cursor: ArchivePage
 	PathHeads         = "/v1/heads"             // POST: Heads; a leaf of the heads of all conversations
 	PathProductions   = "/v1/productions/"      // PUT and GET + request hash: sealed production
@@ -153,7 +156,7 @@ const (
 	LastResortUsed   = 2 // it was given out, once or more
 )
 
-// Claim asks for one KeyPackage of each device, in order. One of last resort,
+// Claim asks for one KeyPackage, or one bundle, of each device, in order. One of last resort,
 // given where a device's stock is used up, has the extension that says so.
 type Claim struct {
 	_       struct{} `cbor:",toarray"`
@@ -166,7 +169,7 @@ type Submission struct {
 	_          struct{} `cbor:",toarray"`
 	Index      *Item    // a new index envelope, or nil
 	Message    Item
-	Ciphertext []byte // MLS PrivateMessage, at most 1 MiB
+	Ciphertext []byte // MLS PrivateMessage; of a direct conversation manifest.EncodeCopies
 }
 
 // Item is a manifest with its envelope and tags.
@@ -177,14 +180,40 @@ type Item struct {
 	Tags     []byte
 }
 
-// CommitSubmission is a step of an MLS group: one for each epoch.
+// CommitSubmission is a step of a conversation: one for each epoch.
 type CommitSubmission struct {
 	_         struct{}        `cbor:",toarray"`
 	Statement []byte          // signed commit statement
 	Roster    manifest.Roster // of the new epoch
-	Commit    []byte          // MLS commit; empty at epoch 0
+	Commit    []byte          // MLS commit, empty at epoch 0; of a direct conversation manifest.Direct
 	Welcome   []byte          // MLS Welcome, or empty
 	Added     []codec.Hash    // devices that the Welcome is for
+	GroupInfo []byte          // MLS GroupInfo of the new epoch; empty from a device of an earlier version
+}
+
+// earlierCommit is a CommitSubmission of versions whose server judged no groups.
+type earlierCommit struct {
+	_         struct{} `cbor:",toarray"`
+	Statement []byte
+	Roster    manifest.Roster
+	Commit    []byte
+	Welcome   []byte
+	Added     []codec.Hash
+}
+
+// ParseCommit reads a CommitSubmission, also one that an earlier version wrote.
+// It returns codec.ErrEncoding, wrapped.
+func ParseCommit(b []byte) (*CommitSubmission, error) {
+	out := &CommitSubmission{}
+	err := codec.Decode(b, out)
+	if err == nil {
+		return out, nil
+	}
+	var e earlierCommit
+	if codec.Decode(b, &e) != nil {
+		return nil, err
+	}
+	return &CommitSubmission{Statement: e.Statement, Roster: e.Roster, Commit: e.Commit, Welcome: e.Welcome, Added: e.Added}, nil
 }
 
 // Receipted answers a submission: the signed receipts, in order.
@@ -204,7 +233,7 @@ type Refused struct {
 // Kinds of Delivery.
 const (
 	DeliveryMessage = 1 // Manifest, Receipt; Body (ciphertext) and Tags where it is for the device
-	DeliveryCommit  = 2 // Manifest (commit statement), Receipt, Roster; Body (MLS commit) unless the device's own
+	DeliveryCommit  = 2 // Manifest (commit statement), Receipt, Roster; Body (MLS commit, or manifest.Direct) unless the device's own
 	DeliveryWelcome = 3 // Manifest (commit statement), Receipt, Body (MLS Welcome), Roster
 	DeliveryNotice  = 4 // Body: an Opening of a hold that names the device's member
 	DeliveryVoid    = 5 // Manifest (void), Receipt: a position without a message
@@ -230,6 +259,19 @@ type Conversation struct {
 	Position uint64
 	NextSeq  uint64     // the device's next sequence number
 	Prev     codec.Hash // the device's previous core
+}
+
+// Group is where a conversation's group stands, for a device that may join it by
+// an external commit. The statement says what the rest has to be.
+type Group struct {
+	_         struct{} `cbor:",toarray"`
+	Statement []byte   // newest commit statement
+	Receipt   []byte   // its receipt
+	Roster    manifest.Roster
+	GroupInfo []byte     // MLSMessage
+	Tree      []byte     // ratchet tree
+	NextSeq   uint64     // the device's next sequence number in the conversation
+	Prev      codec.Hash // the device's previous core
 }
 
 // ArchivePage is a part of what a request's scope may touch: to the opener that

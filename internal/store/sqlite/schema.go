@@ -139,6 +139,46 @@ CREATE TABLE keypackage_keys (         -- of all KeyPackages that haven't expire
 	not_after INTEGER NOT NULL,
 	PRIMARY KEY (device, key)
 ) WITHOUT ROWID;
+`, `
+DELETE FROM keypackages; -- no new group can be entered with them: devices stock others
+ALTER TABLE conversations ADD COLUMN followed INTEGER NOT NULL DEFAULT 0;           -- 1 where groups has its group
+ALTER TABLE conversations ADD COLUMN policy BLOB NOT NULL DEFAULT (zeroblob(32));   -- that the group pins
+ALTER TABLE conversations ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;             -- since this epoch
+CREATE TABLE groups (                  -- public states of MLS groups, in their newest epoch
+	conversation BLOB PRIMARY KEY,
+	state        BLOB NOT NULL,        -- tree.Group.MarshalState
+	info         BLOB NOT NULL         -- GroupInfo, without the tree
+) WITHOUT ROWID;
+CREATE TABLE nodes (                   -- of their trees, those that aren't blank
+	conversation BLOB NOT NULL,
+	node         INTEGER NOT NULL,
+	data         BLOB NOT NULL,        -- tree.Tree.MarshalNode
+	PRIMARY KEY (conversation, node)
+) WITHOUT ROWID;
+`, `
+ALTER TABLE conversations ADD COLUMN members BLOB NOT NULL DEFAULT x''; -- of a direct one, 16 bytes each
+CREATE TABLE copies (                  -- ciphertext, one for each device, until all have theirs
+	idx    INTEGER NOT NULL,
+	device BLOB NOT NULL,
+	body   BLOB NOT NULL,
+	PRIMARY KEY (idx, device)
+) WITHOUT ROWID;
+CREATE TABLE prekeys (                 -- of a device, what every session with it begins with
+	device   BLOB PRIMARY KEY,
+	number   INTEGER NOT NULL,         -- of its newest upload
+	expires  INTEGER NOT NULL,
+	identity BLOB NOT NULL,
+	signed   BLOB NOT NULL,
+	last     BLOB NOT NULL             -- last-resort
+) WITHOUT ROWID;
+CREATE TABLE onetime (                 -- one-time prekeys
+	id      INTEGER PRIMARY KEY,
+	device  BLOB NOT NULL,
+	kind    INTEGER NOT NULL,          -- 1 X25519, 2 ML-KEM
+	expires INTEGER NOT NULL,
+	prekey  BLOB NOT NULL
+);
+CREATE INDEX onetime_device ON onetime (device, kind, id);
 `}
 }
 

@@ -37,7 +37,10 @@ func Run(t *testing.T, open Open) {
 	t.Run("one leaf for a place and a core", func(t *testing.T) { testUnique(t, open) })
 	t.Run("notices come after leaves", func(t *testing.T) { testNotices(t, open) })
 	t.Run("key packages are single-use", func(t *testing.T) { testKeyPackages(t, open) })
+	t.Run("prekeys", func(t *testing.T) { testPreKeys(t, open) })
+	t.Run("copies", func(t *testing.T) { testCopies(t, open) })
 	t.Run("acknowledgements only grow", func(t *testing.T) { testAcks(t, open) })
+	t.Run("groups", func(t *testing.T) { testGroups(t, open) })
 	t.Run("queue", func(t *testing.T) { testQueue(t, open) })
 	t.Run("not found", func(t *testing.T) { testNotFound(t, open) })
 }
@@ -218,6 +221,8 @@ func testAllOrNothing(t *testing.T, open Open) {
 			tx.PutPending(codec.Sum("statement"), []byte("body"), 1),
 			tx.PutMember(codec.NewID(), "name"),
 			tx.PutKeyPackage(keyPackage(device, "package", "init", "leaf"), now),
+			tx.PutPreKeys(device, preKeys(1, 10, 1)),
+			tx.PutCopy(1, &store.Copy{Device: device, Body: []byte("copy")}),
 			tx.AddNotice(device, []byte("notice")),
 			tx.PutCursor(device, 1),
 			tx.PutAck(conversation, device, 1, 1, []byte("ack")),
@@ -255,12 +260,13 @@ func testAllOrNothing(t *testing.T, open Open) {
 		s.Cursors(t.Context(), func(codec.Hash, uint64) error { rows++; return nil }),
 	)
 	packages, err2 := s.KeyPackages(t.Context(), device, now)
+	prekeys, err5 := s.PreKeys(t.Context(), device, 0)
 	notices, err3 := s.Notices(t.Context(), device, 0)
 	acks, err4 := s.Acks(t.Context(), conversation)
-	if err := errors.Join(err, err2, err3, err4); err != nil {
+	if err := errors.Join(err, err2, err3, err4, err5); err != nil {
 		t.Fatal(err)
 	}
-	if rows += packages.Left + packages.Keys + len(notices) + len(acks); rows != 0 {
+	if rows += packages.Left + packages.Keys + prekeys.OneTime + int(prekeys.Number) + len(notices) + len(acks); rows != 0 {
 		t.Errorf("%d rows stayed", rows)
 	}
 	if _, err := s.Production(t.Context(), codec.Sum("request")); !errors.Is(err, store.ErrNotFound) {
@@ -316,6 +322,40 @@ func testAcks(t *testing.T, open Open) {
 		if err != nil || len(all) != 1 || !bytes.Equal(all[0], []byte{byte(position), byte(read)}) {
 			t.Fatalf("after %d, %d: %v, %v", a.position, a.read, all, err)
 		}
+	}
+}
+
+// testGroups checks that a group comes back as the last step left it.
+func testGroups(t *testing.T, open Open) {
+	dir, id, other := t.TempDir(), codec.NewID(), codec.NewID()
+	s := start(t, open, dir, nil)
+	update(t, s, func(tx store.Tx) error {
+		c := &store.Conversation{ID: id, Epoch: 3, Followed: true, Policy: codec.Sum("policy"), Pinned: 2}
+		return errors.Join(tx.PutConversation(c), tx.PutGroup(id, []byte("one"), nil), tx.PutNode(id, 0, []byte("a")),
+			tx.PutNode(id, 1, []byte("b")), tx.PutNode(id, 2, []byte("c")), tx.PutGroup(other, []byte("x"), []byte("y")))
+	})
+	update(t, s, func(tx store.Tx) error {
+		return errors.Join(tx.PutGroup(id, []byte("two"), []byte("info")), tx.PutNode(id, 1, nil), tx.PutNode(id, 2, []byte("d")), tx.PutNode(id, 7, nil))
+	})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = start(t, open, dir, nil)
+	g, err := s.Group(t.Context(), id)
+	if err != nil || string(g.State) != "two" || string(g.Info) != "info" || len(g.Nodes) != 2 || string(g.Nodes[0]) != "a" || string(g.Nodes[2]) != "d" {
+		t.Errorf("got %+v, %v", g, err)
+	}
+	if _, err := s.Group(t.Context(), codec.NewID()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("a group that isn't there: %v", err)
+	}
+	err = s.Conversations(t.Context(), func(c *store.Conversation) error {
+		if !c.Followed || c.Policy != codec.Sum("policy") || c.Pinned != 2 {
+			t.Errorf("got %+v", c)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 
