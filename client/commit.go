@@ -138,15 +138,11 @@ func (d *Device) ready(ctx context.Context) error {
 
 // refresh reads the control log as far as it is witnessed.
 func (d *Device) refresh(ctx context.Context) error {
-	if err := d.readLog(ctx); err != nil {
-		return err
-	}
-	d.refreshed = d.cfg.Now()
-	return nil
+	return d.readLog(ctx)
 }
 
-// change brings a group to contain devices and none of the removed members', in
-// as many commits as that takes.
+// change brings a group to contain devices and none of the removed members' nor
+// revoked ones, in as many commits as that takes.
 func (d *Device) change(ctx context.Context, c *conversation, add []codec.Hash, remove []codec.ID) error {
 	packages := map[codec.Hash][]byte{} // claimed, and not spent by a commit that lost
 	for range attempts {
@@ -181,7 +177,7 @@ func (d *Device) advance(ctx context.Context, c *conversation, add []codec.Hash,
 	d.cfg.Replica.Read(func(s *control.State) {
 		for _, h := range e.Roster {
 			dev, ok := s.Device(h)
-			if ok && h != d.self.Device && (slices.Contains(remove, dev.Member) || len(remove) > 0 && !dev.ValidAt(s.Size())) {
+			if ok && h != d.self.Device && (slices.Contains(remove, dev.Member) || !dev.ValidAt(s.Size())) {
 				out = append(out, h)
 			}
 		}
@@ -426,74 +422,5 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 	p := r.Opening.Body.Position
 	c.Next, c.Checked, c.Leaf = max(c.Next, p+1), p+1, r.Leaf()
 	sum.Joined = append(sum.Joined, e.Conversation)
-	return nil
-}
-
-// tend removes whoever asked to leave, and devices that were revoked.
-func (d *Device) tend(ctx context.Context) error {
-	revoked := 0
-	d.cfg.Replica.Read(func(s *control.State) {
-		for _, m := range s.Members() {
-			for _, h := range s.Devices(m) {
-				if dev, ok := s.Device(h); ok && dev.Revoked != control.Never {
-					revoked++
-				}
-			}
-		}
-	})
-	var look []codec.ID
-	if revoked != d.progress.Revoked {
-		look = d.list
-		d.progress.Revoked = revoked
-		d.touch(bucketDevice)
-	} else {
-		for id, c := range d.conversations {
-			if len(c.Leaving) > 0 {
-				look = append(look, id)
-			}
-		}
-	}
-	for _, id := range slices.Clone(look) {
-		c, err := d.live(id)
-		if errors.Is(err, ErrLeft) || errors.Is(err, ErrBroken) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		gone := slices.Clone(c.Leaving)
-		gone = append(gone, d.revokedIn(c)...)
-		if len(gone) == 0 {
-			continue
-		}
-		err = d.change(ctx, c, nil, slices.DeleteFunc(gone, func(m codec.ID) bool { return m == d.self.Member }))
-		if err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrLeft) {
-			return err
-		}
-		if c, err = d.conversation(id); err == nil {
-			c.Leaving, c.changed = nil, true
-		}
-	}
-	return d.save()
-}
-
-// revokedIn returns something to remove for each revoked device of a group: the
-// zero member, which stands for no person and makes change look for them.
-func (d *Device) revokedIn(c *conversation) []codec.ID {
-	e, err := d.groups.Epoch(c.ID)
-	if err != nil {
-		return nil
-	}
-	found := false
-	d.cfg.Replica.Read(func(s *control.State) {
-		for _, h := range e.Roster {
-			if dev, ok := s.Device(h); ok && h != d.self.Device && !dev.ValidAt(s.Size()) {
-				found = true
-			}
-		}
-	})
-	if found {
-		return []codec.ID{{}}
-	}
 	return nil
 }

@@ -66,6 +66,7 @@ type conversation struct {
 	changed  bool
 	followed bool // every leaf since it was made or joined has come: see follow
 	renewal  renewal
+	clean    int // revocations none of which is of a device in the present epoch: see revokedIn
 }
 
 // epoch returns the statement of an epoch that is remembered.
@@ -87,6 +88,7 @@ func (c *conversation) current() (statement, bool) {
 
 // enter records a step of the group.
 func (c *conversation) enter(epoch uint64, hash codec.Hash) {
+	c.clean = 0
 	c.Statements = append(c.Statements, statement{Epoch: epoch, Hash: hash})
 	if n := len(c.Statements) - keptEpochs; n > 0 {
 		c.Statements = slices.Delete(c.Statements, 0, n)

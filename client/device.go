@@ -26,9 +26,8 @@ import (
 const (
 	fileName = "device.db"
 	// defaultStock is how many KeyPackages a device keeps at the server.
-	defaultStock    = 20
-	ackInterval     = time.Minute
-	refreshInterval = time.Minute // between readings of the control log that nothing else calls for
+	defaultStock = 20
+	ackInterval  = time.Minute
 	// overdue is when a receipted leaf that no witnessed checkpoint covers
 	// convicts the server.
 	overdue = 24 * time.Hour
@@ -199,7 +198,7 @@ type Device struct {
 	list          []codec.ID
 	conversations map[codec.ID]*conversation
 	waiting       []waiting
-	refreshed     time.Time       // when this device last read the control log
+	logRead       time.Time       // when it last read the control log
 	asked         time.Time       // when it last asked for a certificate
 	certified     time.Time       // when it last logged one
 	changed       map[string]bool // buckets of one value each that have to be written

@@ -119,6 +119,7 @@ func (d *Device) readLog(ctx context.Context) error {
 	if err := d.cfg.Replica.Sync(ctx, d.server); err != nil {
 		return fmt.Errorf("couldn't read the control log: %w", d.caught(err))
 	}
+	d.logRead = d.cfg.Now()
 	return nil
 }
 
@@ -188,7 +189,7 @@ func (d *Device) upTo(ctx context.Context, received int64) error {
 	behind := func() time.Duration {
 		return time.UnixMilli(received).Sub(d.cfg.Replica.Checkpoint().Time())
 	}
-	if behind() > control.ReceiptLag && d.cfg.Now().Sub(d.refreshed) >= refreshAgain {
+	if behind() > control.ReceiptLag && d.cfg.Now().Sub(d.logRead) >= refreshAgain {
 		if err := d.refresh(ctx); err != nil {
 			return err
 		}

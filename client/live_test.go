@@ -29,7 +29,8 @@ import (
 type live struct {
 	testing.TB
 	*orgtest.Org
-	cfg client.Config
+	cfg    client.Config
+	server *remote.Client
 }
 
 func newLive(t testing.TB) *live {
@@ -74,7 +75,7 @@ func newLive(t testing.TB) *live {
 	})
 	server := remote.New(url, &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}, nil)
 	o.Upload(server)
-	return &live{TB: t, Org: o, cfg: client.Config{
+	return &live{TB: t, Org: o, server: server, cfg: client.Config{
 		Replica: replica.New(o.ID), Groups: group.New(time.Now), Keyring: &client.Keyring{},
 		Connect: func(k codec.Signer) client.Server { return server.As(httpsig.Ed25519(k)) },
 	}}

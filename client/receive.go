@@ -123,7 +123,8 @@ func (d *Device) Sync(ctx context.Context) (*Summary, error) {
 }
 
 func (d *Device) sync(ctx context.Context, sum *Summary) error {
-	if err := d.ready(ctx); err != nil {
+	// In a quiet conversation no receipt tells of a revocation.
+	if err := d.refresh(ctx); err != nil {
 		return err
 	}
 	if err := d.settleAll(ctx); err != nil {
@@ -132,12 +133,23 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 	if _, err := d.receive(ctx, sum); err != nil {
 		return err
 	}
+	if err := d.recertify(ctx, sum); err != nil {
+		return err
+	}
+	// Before anything is sent that a revoked device could read.
+	if err := d.upkeep(ctx, func() error { return d.tend(ctx, sum.Joined) }); err != nil {
+		return err
+	}
 	for {
 		err := d.flush(ctx, func(uint64, *Sent) { sum.Sent++ }, true)
 		var refusal *Refusal
 		if errors.As(err, &refusal) {
 			sum.Refused = append(sum.Refused, refusal)
 			continue
+		}
+		if errors.Is(err, errPending) {
+			sum.Pending = true
+			break
 		}
 		if silenced(err) {
 			sum.Warnings = append(sum.Warnings, err.Error())
@@ -151,16 +163,7 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 	if err := d.restock(ctx); err != nil {
 		return err
 	}
-	// In a quiet conversation no receipt tells of a revocation.
-	if d.cfg.Now().Sub(d.refreshed) >= refreshInterval {
-		if err := d.refresh(ctx); err != nil {
-			return err
-		}
-	}
-	if err := d.recertify(ctx, sum); err != nil {
-		return err
-	}
-	if err := d.upkeep(ctx, sum); err != nil {
+	if err := d.upkeep(ctx, func() error { return d.renew(ctx, sum) }); err != nil {
 		return err
 	}
 	if err := d.include(ctx, sum); err != nil {
@@ -174,17 +177,15 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 
 // upkeep commits what no member has asked for. A device that may not act leaves
 // it to others, or to later.
-func (d *Device) upkeep(ctx context.Context, sum *Summary) error {
-	if err := d.mayAct(ctx); err != nil {
-		if silenced(err) {
-			return nil
-		}
+func (d *Device) upkeep(ctx context.Context, commit func() error) error {
+	err := d.mayAct(ctx)
+	if silenced(err) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	if err := d.tend(ctx); err != nil {
-		return err
-	}
-	return d.renew(ctx, sum)
+	return commit()
 }
 
 // settleAll finishes commits that were on their way when the device stopped.

@@ -89,7 +89,8 @@ func (s *sealed) core() (*envelope.Core, error) { return envelope.ParseCore(s.Co
 
 // Send says something in a conversation. It returns once the server has
 // receipted it, or, with Queued set, once it lies safely in the outbox because
-// the server can't be reached; a *Refusal where the server won't have it;
+// the server can't be reached, or because a device of the conversation was
+// revoked and no witness has signed for that yet; a *Refusal where the server won't have it;
 // ErrNoConversation, ErrLeft, ErrBroken; and envelope.Record's errors.
 func (d *Device) Send(ctx context.Context, conversation codec.ID, draft Draft) (*Sent, error) {
 	end, err := d.begin()
@@ -133,7 +134,7 @@ func (d *Device) send(ctx context.Context, c *conversation, draft Draft) (*Sent,
 	if errors.As(err, &refusal) && refusal.ID != record.ID {
 		err = nil // an older one's; Sync tells
 	}
-	if err != nil && unreachable(err) {
+	if err != nil && (unreachable(err) || errors.Is(err, errPending)) {
 		err = nil
 	}
 	// Whatever happened, the message is safe before the caller hears of it.
@@ -219,6 +220,11 @@ func (d *Device) dispatch(ctx context.Context, n uint64, e *entry, receive bool)
 		}
 		// Another's commit won; ours is given up, and receiving brings theirs.
 	}
+	if len(e.Void) == 0 && receive {
+		if c, err = d.expel(ctx, c); err != nil {
+			return nil, err
+		}
+	}
 	if e.Message == nil && len(e.Void) == 0 {
 		if err := d.seal(c, e); err != nil {
 			if errors.Is(err, ErrNoGroup) {
@@ -276,6 +282,14 @@ func (d *Device) catchUp(ctx context.Context, n uint64, e *entry, receive bool) 
 	}
 	if err != nil {
 		return false, err
+	}
+	if epoch.Number == e.Epoch && receive {
+		if c, err = d.awaitRevocation(ctx, c); err != nil {
+			return false, err
+		}
+		if epoch, err = d.groups.Epoch(c.ID); err != nil {
+			return false, err
+		}
 	}
 	if epoch.Number == e.Epoch {
 		return false, fmt.Errorf("message %s: %w: %w", e.ID, ErrConflict, errStale)

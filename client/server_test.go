@@ -49,11 +49,11 @@ type fakeServer struct {
 	swap          func(device codec.Hash, c *wire.Claimed) // before the server signs for it
 	mute          bool                                     // it signs for no KeyPackage
 	misname       codec.Hash                               // the device that it signs for instead
-	backward      int64                                    // by how many leaves its receipts' control log is too short
 	silent        bool                                     // its witnesses say nothing new of the control log
 	word          []byte                                   // what they said last
 	careless      bool                                     // it takes what a header may not say
 
+	lax     bool                                         // takes messages for revoked devices
 	down    bool                                         // nobody can reach it
 	refuse  func(h *envelope.Header) string              // a reason, or empty
 	tamper  func(to codec.Hash, d *wire.Delivery)        // with what it delivers
@@ -296,7 +296,7 @@ func (s *fakeServer) no(core codec.Hash, reason string) error {
 
 // receive logs an object and returns its receipt.
 func (s *fakeServer) receive(kind manifest.LeafKind, id codec.ID, object codec.Hash) []byte {
-	c, size := s.conversations[id], s.org.Control.Size()-s.backward
+	c, size := s.conversations[id], s.org.Control.Size()
 	opening, err := manifest.NewOpening(rand.Reader, manifest.ReceiptBody{
 		Kind: kind, Conversation: id, ControlSize: size, ControlRoot: s.org.Control.Root(size),
 		Time: s.org.Now().UnixMilli(), Position: c.position, Previous: c.leaf,
@@ -429,6 +429,11 @@ func (s *fakeServer) check(m *manifest.Manifest, it *wire.Item, ciphertext []byt
 	}
 	if err := envelope.VerifyProof(env.E(), core, &m.Proof); err != nil {
 		return no("proof: %v", err)
+	}
+	for _, device := range s.org.State.Revoked() {
+		if c.roster.Contains(device) && !s.lax {
+			return no("epoch: a revoked device is still in the conversation")
+		}
 	}
 	switch {
 	case t.Epoch > c.epoch || t.Epoch < c.removal:

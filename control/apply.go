@@ -660,6 +660,7 @@ func (r *Revocation) apply(s *State, e *entry) error {
 		return fmt.Errorf("%w: want an officer or a device of the member", ErrUnauthorised)
 	}
 	device.Revoked = e.index
+	s.revoked = append(s.revoked, device.Hash)
 	return nil
 }
 

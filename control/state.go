@@ -148,6 +148,7 @@ type State struct {
 	canaries    map[codec.Hash]codec.Hash // canary leaf → month leaf
 	invitations map[codec.PublicKey]Invitation
 	devices     map[codec.Hash]*DeviceState
+	revoked     []codec.Hash // devices, in the order of their revocations
 	keys        map[codec.PublicKey]codec.Hash
 	members     map[codec.ID][]codec.Hash
 	matters     map[codec.ID]*MatterState
@@ -336,6 +337,10 @@ func (s *State) Devices(member codec.ID) []codec.Hash { return slices.Clone(s.me
 
 // Members returns the ids of all members with a device, in no order.
 func (s *State) Members() []codec.ID { return slices.Collect(maps.Keys(s.members)) }
+
+// Revoked returns the devices that were revoked, in the order of the log. The
+// caller must not change it.
+func (s *State) Revoked() []codec.Hash { return s.revoked }
 
 // Credential returns a person's credential by its fingerprint.
 func (s *State) Credential(id codec.Hash) (*Credential, bool) {

@@ -38,10 +38,7 @@ func TestWycheproofMLKEM(t *testing.T) {
 func TestWycheproofPoints(t *testing.T) {
 	mlkem := newKeys(t, "wycheproof").pub.MLKEM()
 	prk, m := make([]byte, 32), make([]byte, 32)
-	wycheproof.Run(t, "ecdh_secp256r1_ecpoint_test", func(_ *struct{}, c *struct {
-		wycheproof.Case
-		Public, Private, Shared wycheproof.Bytes
-	}) error {
+	wycheproof.Run(t, "ecdh_secp256r1_ecpoint_test", func(_ *struct{}, c *wycheproof.Exchange) error {
 		key, err := NewPublicKey(c.Public, mlkem)
 		if c.Has("CompressedPoint") && errors.Is(err, ErrKey) {
 			return wycheproof.Stricter("points have one form, uncompressed (spec/envelope.md)")
@@ -52,9 +49,7 @@ func TestWycheproofPoints(t *testing.T) {
 			}
 			return c.Judge(err)
 		}
-		e := bytes.TrimLeft(c.Private, "\x00")
-		e = append(make([]byte, max(0, 32-len(e))), e...)
-		enc, shared, s, err := encapsulate(key, prk, &coins{e: e, m: m})
+		enc, shared, s, err := encapsulate(key, prk, &coins{e: c.Scalar(32), m: m})
 		if err != nil {
 			return c.Judge(err)
 		}

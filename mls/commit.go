@@ -37,21 +37,6 @@ type Committed struct {
 	Welcome []byte // MLSMessage for those added; nil where there are none
 }
 
-// pending is a commit of one's own that the group hasn't taken yet.
-type pending struct {
-	digest  []byte // of the message
-	content *tree.AuthenticatedContent
-	next    *next
-}
-
-// erase overwrites a commit that isn't taken.
-func (p *pending) erase() {
-	p.next.erase()
-	for _, k := range p.next.keys {
-		k.Erase()
-	}
-}
-
 // Commit makes a commit (RFC 9420 §12.4.1). The group stays in its epoch until
 // the message comes back through Process, or Confirm is called: the Delivery
 // Service may have taken another's commit first. It returns ErrPending,
@@ -66,9 +51,29 @@ func (g *Group) commit(o *CommitOptions, former *Group) (*Committed, error) {
 	if g.pending != nil {
 		return nil, ErrPending
 	}
-	id, err := g.identity()
+	a, n, welcome, err := g.makeCommit(o, former)
 	if err != nil {
 		return nil, err
+	}
+	// Last, because this spends a key of an encrypted commit.
+	message, err := g.now.protect(a, g.config.PadTo, g.config.Random)
+	if err != nil {
+		return nil, err
+	}
+	g.pending = &pending{
+		digest: g.suite.Hash(message), proposals: a.Content.Commit.Proposals,
+		authenticatedData: a.Content.AuthenticatedData, tag: a.Auth.ConfirmationTag, next: n,
+	}
+	g.note(recordKey{kind: recordCommit})
+	return &Committed{Message: message, Welcome: welcome}, nil
+}
+
+// makeCommit returns a commit's content, the epoch that it leads to, and the
+// Welcome for those it adds, nil where there are none.
+func (g *Group) makeCommit(o *CommitOptions, former *Group) (*tree.AuthenticatedContent, *next, []byte, error) {
+	id, err := g.identity()
+	if err != nil {
+		return nil, nil, nil, err
 	}
 	after := id // says what the new leaf does
 	if o.Identity != nil {
@@ -77,17 +82,17 @@ func (g *Group) commit(o *CommitOptions, former *Group) (*Committed, error) {
 	list := g.proposalsFor(o)
 	plan, err := g.public.Plan(tree.Member(g.own), list)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	psks, err := g.psksFor(plan.PSKs, former)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	path := new(newPath)
 	commit := &tree.Commit{Proposals: list}
 	if o.Path || o.Identity != nil || plan.NeedsPath() {
 		if path, err = makePath(g.suite, plan, g.ID(), after, g.config.Random); err != nil {
-			return nil, err
+			return nil, nil, nil, err
 		}
 		commit.Path = &path.public
 	}
@@ -95,27 +100,21 @@ func (g *Group) commit(o *CommitOptions, former *Group) (*Committed, error) {
 
 	a, staged, err := g.signCommit(o, plan, commit, id.Signer)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	n, err := schedule(g.suite, staged, g.now.secrets.init, path.commit, psks)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	n.keys = path.keys
 	a.Auth.ConfirmationTag = n.secrets.confirmationTag(g.suite, staged.Context.ConfirmedTranscriptHash)
-	out := new(Committed)
+	var forNew []byte
 	if len(staged.Added) > 0 {
-		if out.Welcome, err = welcome(g.suite, n, a.Auth.ConfirmationTag, path, after.Signer, o.OmitTree); err != nil {
-			return nil, err
+		if forNew, err = welcome(g.suite, n, a.Auth.ConfirmationTag, path, after.Signer, o.OmitTree); err != nil {
+			return nil, nil, nil, err
 		}
 	}
-	// Last, because this spends a key of an encrypted commit.
-	if out.Message, err = g.now.protect(a, g.config.PadTo, g.config.Random); err != nil {
-		return nil, err
-	}
-	g.pending = &pending{digest: g.suite.Hash(out.Message), content: a, next: n}
-	g.note(recordKey{kind: recordPending})
-	return out, nil
+	return a, n, forNew, nil
 }
 
 // proposalsFor returns what the commit covers.
@@ -191,7 +190,7 @@ func welcome(s *cipher.Suite, n *next, tag []byte, path *newPath, signer cipher.
 	}
 	sealer := s.Sealer(labelWelcome, w.EncryptedGroupInfo)
 	w.Secrets = make([]tree.EncryptedGroupSecrets, len(n.staged.Added))
-	err = eachAtOnce(len(w.Secrets), func(i int) (err error) {
+	err = cipher.AtOnce(len(w.Secrets), func(i int) (err error) {
 		w.Secrets[i], err = secretsFor(s, sealer, n, path, &n.staged.Added[i])
 		return err
 	})
@@ -216,47 +215,6 @@ func secretsFor(s *cipher.Suite, sealer *cipher.Sealer, n *next, path *newPath, 
 	return tree.EncryptedGroupSecrets{
 		NewMember: added.KeyPackage.Ref(s), Secrets: tree.HPKECiphertext{KEMOutput: kem, Ciphertext: ct},
 	}, nil
-}
-
-// Confirm begins the epoch of the pending commit: the Delivery Service has
-// taken it. It returns ErrNoPending.
-func (g *Group) Confirm() (*tree.Changes, error) {
-	r, err := g.confirm()
-	if err != nil {
-		return nil, err
-	}
-	return r.Commit, nil
-}
-
-func (g *Group) confirm() (*Received, error) {
-	if g.pending == nil {
-		return nil, ErrNoPending
-	}
-	p := g.pending
-	r := received(p.content, g.public.Tree().Leaf(g.own))
-	if err := g.advance(p.next, p.content.Auth.ConfirmationTag); err != nil {
-		return nil, err
-	}
-	r.Commit = &p.next.staged.Changes
-	return r, nil
-}
-
-// Discard drops the pending commit, which mustn't have been taken. It returns
-// ErrNoPending.
-func (g *Group) Discard() error {
-	if g.pending == nil {
-		return ErrNoPending
-	}
-	g.dropPending()
-	return nil
-}
-
-func (g *Group) dropPending() {
-	if g.pending != nil {
-		g.pending.erase()
-		g.pending = nil
-		g.note(recordKey{kind: recordPending})
-	}
 }
 
 // GroupInfo returns the MLSMessage with which others can join by an external

@@ -39,13 +39,16 @@ func (m *member) reprotect(a *tree.AuthenticatedContent) []byte {
 // forgeCommit returns a member's commit after change has been at it.
 func (m *member) forgeCommit(o CommitOptions, change func(a *tree.AuthenticatedContent)) []byte {
 	m.t.Helper()
-	must(m.Commit(o))(m.t)
-	a := *m.pending.content
-	change(&a)
+	a, n, _, err := m.makeCommit(&o, nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.pending = &pending{next: n}
+	change(a)
 	if err := m.Discard(); err != nil {
 		m.t.Fatal(err)
 	}
-	return m.reprotect(&a)
+	return m.reprotect(a)
 }
 
 // flip returns data with one bit turned over.
@@ -61,7 +64,7 @@ func TestForgedWelcome(t *testing.T) {
 	own := next.keyPackage()
 	add := CommitOptions{Path: true, Proposals: []tree.Proposal{&tree.Add{KeyPackage: own.Public}}}
 	must(m[0].Commit(add))(t)
-	n, tag := m[0].pending.next, m[0].pending.content.Auth.ConfirmationTag
+	n, tag := m[0].pending.next, m[0].pending.tag
 	kept := *n // its secrets survive the commit
 	kept.joiner, kept.member = bytes.Clone(n.joiner), bytes.Clone(n.member)
 	n = &kept

@@ -268,7 +268,7 @@ func (g *Group) advance(n *next, confirmationTag []byte) error {
 		g.pending = nil // its secrets live on
 	}
 	g.dropPending()
-	g.note(recordKey{kind: recordPending})
+	g.note(recordKey{kind: recordCommit})
 	g.note(recordKey{kind: recordGroup})
 	return nil
 }

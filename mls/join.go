@@ -88,11 +88,7 @@ func Join(config Config, own *OwnKeyPackage, welcome, ratchetTree []byte, former
 	}
 	if own.LastResort() {
 		// The key package lives on; its leaf key is the group's own copy.
-		leaf, err := s.NewPrivateKey(own.leaf.ExposeBytes())
-		if err != nil {
-			return nil, err
-		}
-		g.keys[g.own.Node()] = leaf
+		g.keys[g.own.Node()] = own.leaf.Clone()
 	} else {
 		own.init.Erase()
 	}

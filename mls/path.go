@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
-	"sync/atomic"
 
 	"chancery/mls/cipher"
 	"chancery/mls/syntax"
@@ -130,7 +128,7 @@ func (p *newPath) encrypt(s *cipher.Suite, plan *tree.Plan, public [][]byte) err
 	for i, step := range p.steps {
 		recipients := plan.Recipients(step)
 		node := tree.UpdatePathNode{EncryptionKey: public[i], Secrets: make([]tree.HPKECiphertext, len(recipients))}
-		err := eachAtOnce(len(recipients), func(j int) (err error) {
+		err := cipher.AtOnce(len(recipients), func(j int) (err error) {
 			c := &node.Secrets[j]
 			c.KEMOutput, c.Ciphertext, err = sealer.Seal(plan.Tree().EncryptionKey(recipients[j]), p.secrets[i])
 			return err
@@ -141,36 +139,6 @@ func (p *newPath) encrypt(s *cipher.Suite, plan *tree.Plan, public [][]byte) err
 		p.public.Nodes = append(p.public.Nodes, node)
 	}
 	return nil
-}
-
-// eachAtOnce calls f for each number below n, on all processors, and returns one
-// of the errors. A commit to a large group is mostly such work.
-func eachAtOnce(n int, f func(i int) error) error {
-	workers := min(n, runtime.GOMAXPROCS(0))
-	failed := make(chan error, workers)
-	var next atomic.Int64
-	for range workers {
-		go func() {
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= n {
-					failed <- nil
-					return
-				}
-				if err := f(i); err != nil {
-					failed <- err
-					return
-				}
-			}
-		}()
-	}
-	var first error
-	for range workers {
-		if err := <-failed; err != nil && first == nil {
-			first = err
-		}
-	}
-	return first
 }
 
 // climb derives the keys of the steps from a path secret of the first, and

@@ -141,6 +141,10 @@ func guard(nonce []byte, reuseGuard [reuseGuardSize]byte) []byte {
 	return out
 }
 
+// maxAuthData bounds what stands beside an application message's text in the
+// plaintext, in bytes: lengths, and a signature.
+const maxAuthData = 256
+
 // protectPrivate is RFC 9420 §6.3. It spends a key of the sender's.
 func (e *epoch) protectPrivate(a *tree.AuthenticatedContent, padTo int, random io.Reader) (*tree.PrivateMessage, error) {
 	c := &a.Content
@@ -162,9 +166,11 @@ func (e *epoch) protectPrivate(a *tree.AuthenticatedContent, padTo int, random i
 	defer k.erase()
 	data.generation = generation
 
-	var plain syntax.Builder
-	c.EncodeBody(&plain)
-	a.Auth.Encode(&plain, c.ContentType)
+	// With room for all of it: what a Builder leaves behind when it grows isn't
+	// cleared.
+	plain := syntax.NewBuilder(len(c.ApplicationData) + padTo + maxAuthData)
+	c.EncodeBody(plain)
+	a.Auth.Encode(plain, c.ContentType)
 	if padTo > 0 {
 		plain.Fixed(make([]byte, (padTo-plain.Len()%padTo)%padTo))
 	}

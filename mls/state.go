@@ -37,16 +37,17 @@ type recordKey struct {
 type recordKind uint8
 
 const (
-	recordGroup      recordKind = 1 + iota
-	recordLeaf                  // n: leaf index
-	recordParent                // n: node index
-	recordPathKey               // n: node index
-	recordEpoch                 // epoch
-	recordSecretNode            // epoch; n: node index
-	recordRatchet               // epoch; n: leaf index; sub: 1 for handshakes
-	recordFormer                // epoch; n: leaf index
-	recordProposal              // n: place among those that wait
-	recordPending
+	recordGroup        recordKind = 1 + iota
+	recordLeaf                    // n: leaf index
+	recordParent                  // n: node index
+	recordPathKey                 // n: node index
+	recordEpoch                   // epoch
+	recordSecretNode              // epoch; n: node index
+	recordRatchet                 // epoch; n: leaf index; sub: 1 for handshakes
+	recordFormer                  // epoch; n: leaf index
+	recordProposal                // n: place among those that wait
+	recordFormerCommit            // a pending commit as earlier versions kept it
+	recordCommit                  // the pending commit
 )
 
 func ratchetKey(epoch uint64, id ratchetID) recordKey {
@@ -128,10 +129,11 @@ func (g *Group) record(k recordKey) func(*syntax.Builder) {
 		if uint64(k.n) < uint64(len(g.proposals)) {
 			return g.proposals[k.n].Encode
 		}
-	case recordPending:
+	case recordCommit:
 		if g.pending != nil {
 			return g.pending.Encode
 		}
+	case recordFormerCommit: // stored in the other's form by now
 	default:
 		return g.epochRecord(k)
 	}
@@ -217,27 +219,6 @@ func (w *waiting) Encode(b *syntax.Builder) {
 	if w.key != nil {
 		b.Opaque(w.key.ExposeBytes())
 	}
-}
-
-func (p *pending) Encode(b *syntax.Builder) {
-	b.Opaque(p.digest)
-	p.content.Encode(b)
-	p.next.secrets.Encode(b)
-	b.Vector(func(b *syntax.Builder) {
-		for _, n := range sortedKeys(p.next.keys) {
-			b.Uint32(uint32(n))
-			b.Opaque(p.next.keys[n].ExposeBytes())
-		}
-	})
-}
-
-func sortedKeys(k keys) []tree.NodeIndex {
-	out := make([]tree.NodeIndex, 0, len(k))
-	for n := range k {
-		out = append(out, n)
-	}
-	slices.Sort(out)
-	return out
 }
 
 // settled are rules for what the application's have judged before the state was
@@ -375,8 +356,10 @@ func (r *restorer) read(k recordKey, in *syntax.Reader) {
 		e.readPart(k, in)
 	case recordProposal:
 		r.readProposal(k, in)
-	case recordPending:
-		r.readPending(in)
+	case recordFormerCommit:
+		r.readFormerCommit(in)
+	case recordCommit:
+		r.readCommit(in)
 	default:
 		in.Failf("record kind %d", k.kind)
 	}
@@ -506,24 +489,4 @@ func (r *restorer) readProposal(k recordKey, in *syntax.Reader) {
 	if uint64(k.n)+1 != uint64(len(r.group.proposals)) {
 		in.Fail(errMissing)
 	}
-}
-
-func (r *restorer) readPending(in *syntax.Reader) {
-	p := &pending{digest: in.Opaque(), content: new(tree.AuthenticatedContent), next: &next{secrets: new(secrets), keys: make(keys)}}
-	p.content.Decode(in)
-	p.next.secrets.Decode(in)
-	in.Each(func(in *syntax.Reader) {
-		n := tree.NodeIndex(in.Uint32())
-		p.next.keys[n] = r.readKey(in)
-	})
-	if in.Err() != nil {
-		return
-	}
-	staged, err := r.group.public.Stage(p.content)
-	if err != nil {
-		in.Fail(err)
-		return
-	}
-	p.next.staged = staged
-	r.group.pending = p
 }

@@ -42,16 +42,16 @@ type officialVector struct {
 
 // secretVectors are the files that need secrets; treeVectors the others.
 var secretVectors = []officialVector{
-	{"crypto-basics.json", vector(runCryptoBasics)},
-	{"key-schedule.json", vector(runKeySchedule)},
-	{"message-protection.json", vector(runMessageProtection)},
-	{"passive-client-handling-commit.json", vector(runPassiveClient)},
-	{"passive-client-random.json", vector(runPassiveClient)},
-	{"passive-client-welcome.json", vector(runPassiveClient)},
-	{"psk_secret.json", vector(runPSKSecret)},
-	{"secret-tree.json", vector(runSecretTree)},
-	{"treekem.json", vector(runTreeKEM)},
-	{"welcome.json", vector(runWelcome)},
+	{"crypto-basics.json", inSuite(runCryptoBasics)},
+	{"key-schedule.json", inSuite(runKeySchedule)},
+	{"message-protection.json", inSuite(runMessageProtection)},
+	{"passive-client-handling-commit.json", inSuite(runPassiveClient)},
+	{"passive-client-random.json", inSuite(runPassiveClient)},
+	{"passive-client-welcome.json", inSuite(runPassiveClient)},
+	{"psk_secret.json", inSuite(runPSKSecret)},
+	{"secret-tree.json", inSuite(runSecretTree)},
+	{"treekem.json", inSuite(runTreeKEM)},
+	{"welcome.json", inSuite(runWelcome)},
 }
 
 // vector reads a case before it is run.
@@ -62,6 +62,23 @@ func vector[T any](run func(c *T) error) func(json.RawMessage) error {
 			return err
 		}
 		return run(&c)
+	}
+}
+
+// inSuite is vector for cases of a cipher suite.
+func inSuite[T any](run func(s *cipher.Suite, c *T) error) func(json.RawMessage) error {
+	return func(data json.RawMessage) error {
+		var in struct {
+			Suite cipher.ID `json:"cipher_suite"`
+		}
+		if err := json.Unmarshal(data, &in); err != nil {
+			return err
+		}
+		s, err := suiteOf(in.Suite)
+		if err != nil {
+			return err
+		}
+		return vector(func(c *T) error { return run(s, c) })(data)
 	}
 }
 
@@ -113,7 +130,6 @@ func (d *differences) err(what string, err error) {
 }
 
 type cryptoBasics struct {
-	Suite   cipher.ID `json:"cipher_suite"`
 	RefHash struct {
 		Label      string
 		Value, Out hexBytes
@@ -144,11 +160,7 @@ type cryptoBasics struct {
 	} `json:"encrypt_with_label"`
 }
 
-func runCryptoBasics(c *cryptoBasics) error {
-	s, err := suiteOf(c.Suite)
-	if err != nil {
-		return err
-	}
+func runCryptoBasics(s *cipher.Suite, c *cryptoBasics) error {
 	var d differences
 	d.bytes("RefHash", s.RefHash(c.RefHash.Label, c.RefHash.Value), c.RefHash.Out)
 	d.bytes("ExpandWithLabel", s.ExpandWithLabel(c.Expand.Secret, c.Expand.Label, c.Expand.Context, c.Expand.Length), c.Expand.Out)
@@ -184,9 +196,8 @@ func runCryptoBasics(c *cryptoBasics) error {
 }
 
 type keySchedule struct {
-	Suite   cipher.ID `json:"cipher_suite"`
-	GroupID hexBytes  `json:"group_id"`
-	Init    hexBytes  `json:"initial_init_secret"`
+	GroupID hexBytes `json:"group_id"`
+	Init    hexBytes `json:"initial_init_secret"`
 	Epochs  []struct {
 		TreeHash      hexBytes `json:"tree_hash"`
 		Commit        hexBytes `json:"commit_secret"`
@@ -213,16 +224,12 @@ type keySchedule struct {
 	}
 }
 
-func runKeySchedule(c *keySchedule) error {
-	s, err := suiteOf(c.Suite)
-	if err != nil {
-		return err
-	}
+func runKeySchedule(s *cipher.Suite, c *keySchedule) error {
 	var d differences
 	initSecret := []byte(c.Init)
 	for i, e := range c.Epochs {
 		context := syntax.Marshal(&tree.GroupContext{
-			CipherSuite: c.Suite, GroupID: c.GroupID, Epoch: uint64(i),
+			CipherSuite: s.ID(), GroupID: c.GroupID, Epoch: uint64(i),
 			TreeHash: e.TreeHash, ConfirmedTranscriptHash: e.Transcript,
 		})
 		d.bytes("group context", context, e.Context)
@@ -258,8 +265,7 @@ func runKeySchedule(c *keySchedule) error {
 }
 
 type pskVector struct {
-	Suite cipher.ID `json:"cipher_suite"`
-	PSKs  []struct {
+	PSKs []struct {
 		ID    hexBytes `json:"psk_id"`
 		PSK   hexBytes `json:"psk"`
 		Nonce hexBytes `json:"psk_nonce"`
@@ -267,11 +273,7 @@ type pskVector struct {
 	Secret hexBytes `json:"psk_secret"`
 }
 
-func runPSKSecret(c *pskVector) error {
-	s, err := suiteOf(c.Suite)
-	if err != nil {
-		return err
-	}
+func runPSKSecret(s *cipher.Suite, c *pskVector) error {
 	var psks []psk
 	for _, p := range c.PSKs {
 		psks = append(psks, psk{tree.PreSharedKeyID{Type: tree.PSKExternal, ID: p.ID, Nonce: p.Nonce}, p.PSK})
@@ -284,8 +286,7 @@ func runPSKSecret(c *pskVector) error {
 }
 
 type secretTreeVector struct {
-	Suite      cipher.ID `json:"cipher_suite"`
-	Encryption hexBytes  `json:"encryption_secret"`
+	Encryption hexBytes `json:"encryption_secret"`
 	SenderData struct {
 		Secret     hexBytes `json:"sender_data_secret"`
 		Ciphertext hexBytes
@@ -300,11 +301,7 @@ type secretTreeVector struct {
 	}
 }
 
-func runSecretTree(c *secretTreeVector) error {
-	s, err := suiteOf(c.Suite)
-	if err != nil {
-		return err
-	}
+func runSecretTree(s *cipher.Suite, c *secretTreeVector) error {
 	e := newEpoch(s, &tree.GroupContext{}, tree.Size(len(c.Leaves)), &secrets{
 		encryption: bytes.Clone(c.Encryption), senderData: c.SenderData.Secret,
 	})
@@ -327,374 +324,6 @@ func runSecretTree(c *secretTreeVector) error {
 				k.use()
 			}
 		}
-	}
-	return errors.Join(d...)
-}
-
-type messageProtection struct {
-	Suite       cipher.ID `json:"cipher_suite"`
-	GroupID     hexBytes  `json:"group_id"`
-	Epoch       uint64
-	TreeHash    hexBytes `json:"tree_hash"`
-	Transcript  hexBytes `json:"confirmed_transcript_hash"`
-	Private     hexBytes `json:"signature_priv"`
-	Public      hexBytes `json:"signature_pub"`
-	Encryption  hexBytes `json:"encryption_secret"`
-	SenderData  hexBytes `json:"sender_data_secret"`
-	Membership  hexBytes `json:"membership_key"`
-	Proposal    hexBytes
-	ProposalPub hexBytes `json:"proposal_pub"`
-	ProposalPri hexBytes `json:"proposal_priv"`
-	Commit      hexBytes
-	CommitPub   hexBytes `json:"commit_pub"`
-	CommitPriv  hexBytes `json:"commit_priv"`
-	Application hexBytes
-	AppPriv     hexBytes `json:"application_priv"`
-}
-
-// epoch returns a fresh epoch, in which no key is used. The sender is leaf 1 of
-// 2, as the format says.
-func (c *messageProtection) epoch(s *cipher.Suite) *epoch {
-	return newEpoch(s, &tree.GroupContext{
-		CipherSuite: c.Suite, GroupID: c.GroupID, Epoch: c.Epoch, TreeHash: c.TreeHash, ConfirmedTranscriptHash: c.Transcript,
-	}, 2, &secrets{
-		encryption: bytes.Clone(c.Encryption), senderData: c.SenderData, membership: c.Membership,
-	})
-}
-
-func runMessageProtection(c *messageProtection) error {
-	s, err := suiteOf(c.Suite)
-	if err != nil {
-		return err
-	}
-	var d differences
-	for what, m := range map[string]struct {
-		kind    tree.ContentType
-		raw     []byte
-		public  []byte
-		private []byte
-	}{
-		"proposal":    {tree.ContentProposal, c.Proposal, c.ProposalPub, c.ProposalPri},
-		"commit":      {tree.ContentCommit, c.Commit, c.CommitPub, c.CommitPriv},
-		"application": {tree.ContentApplication, c.Application, nil, c.AppPriv},
-	} {
-		content := tree.FramedContent{GroupID: c.GroupID, Epoch: c.Epoch, Sender: tree.Member(1), ContentType: m.kind}
-		if m.kind == tree.ContentApplication {
-			content.ApplicationData = m.raw
-		} else {
-			r := syntax.NewReader(m.raw)
-			content.DecodeBody(r)
-			d.err(what, r.Finish())
-		}
-		mine := make(map[tree.WireFormat][]byte)
-		for _, w := range []tree.WireFormat{tree.WirePublicMessage, tree.WirePrivateMessage} {
-			mine[w], err = c.send(s, w, &content)
-			d.err(what+", protect", err)
-		}
-		for _, message := range [][]byte{m.private, mine[tree.WirePrivateMessage], m.public, mine[tree.WirePublicMessage]} {
-			if message != nil {
-				d.err(what, c.receive(s, message, &content))
-			}
-		}
-	}
-	return errors.Join(d...)
-}
-
-func (c *messageProtection) send(s *cipher.Suite, w tree.WireFormat, content *tree.FramedContent) ([]byte, error) {
-	signer, err := s.NewSigner(padded(s, c.Private))
-	if err != nil {
-		return nil, err
-	}
-	e := c.epoch(s)
-	a, err := sign(w, content, &e.context, signer)
-	if err != nil {
-		return nil, err
-	}
-	a.Auth.ConfirmationTag = []byte("any: the vectors don't check it")
-	return e.protect(a, 64, random("message protection"))
-}
-
-func (c *messageProtection) receive(s *cipher.Suite, message []byte, want *tree.FramedContent) error {
-	e := c.epoch(s)
-	parsed, err := tree.ParseMessage(message)
-	if err != nil {
-		return err
-	}
-	var a *tree.AuthenticatedContent
-	switch m := parsed.(type) {
-	case *tree.PublicMessage:
-		a, err = e.unprotectPublic(m)
-	case *tree.PrivateMessage:
-		a, _, err = e.unprotectPrivate(m, func(tree.LeafIndex) error { return nil })
-	default:
-		return fmt.Errorf("a %T", parsed)
-	}
-	if err != nil {
-		return err
-	}
-	var d differences
-	d.bytes("content", syntax.Marshal(&a.Content), syntax.Marshal(want))
-	d.err("signature", s.VerifyWithLabel(c.Public, tree.LabelFramedContent, a.Content.SignedContent(a.WireFormat, &e.context), a.Auth.Signature))
-	return errors.Join(d...)
-}
-
-// padded gives a private key the zeros that the vectors leave out before ECDSA
-// scalars.
-func padded(s *cipher.Suite, private []byte) []byte {
-	if s.ID() != cipher.P521AES256SHA512P521 {
-		return private
-	}
-	return append(make([]byte, max(0, 66-len(private))), private...)
-}
-
-type passiveClient struct {
-	Suite cipher.ID `json:"cipher_suite"`
-	PSKs  []struct {
-		ID  hexBytes `json:"psk_id"`
-		PSK hexBytes `json:"psk"`
-	} `json:"external_psks"`
-	KeyPackage    hexBytes `json:"key_package"`
-	Leaf          hexBytes `json:"encryption_priv"`
-	Init          hexBytes `json:"init_priv"`
-	Welcome       hexBytes
-	Tree          hexBytes `json:"ratchet_tree"`
-	Authenticator hexBytes `json:"initial_epoch_authenticator"`
-	Epochs        []struct {
-		Proposals     []hexBytes
-		Commit        hexBytes
-		Authenticator hexBytes `json:"epoch_authenticator"`
-	}
-}
-
-func runPassiveClient(c *passiveClient) error {
-	s, err := suiteOf(c.Suite)
-	if err != nil {
-		return err
-	}
-	own, err := RestoreKeyPackage(c.KeyPackage, padded(s, c.Init), padded(s, c.Leaf))
-	if err != nil {
-		return err
-	}
-	config := Config{Rules: anything{}, PSK: func(id *tree.PreSharedKeyID) ([]byte, error) {
-		for _, p := range c.PSKs {
-			if id.Type == tree.PSKExternal && bytes.Equal(id.ID, p.ID) {
-				return p.PSK, nil
-			}
-		}
-		return nil, ErrNoPSK
-	}}
-	g, err := Join(config, own, c.Welcome, c.Tree, nil)
-	if err != nil {
-		return fmt.Errorf("join: %w", err)
-	}
-	var d differences
-	d.bytes("epoch authenticator", g.EpochAuthenticator(), c.Authenticator)
-	for i, e := range c.Epochs {
-		for _, p := range e.Proposals {
-			if _, err := g.Process(p); err != nil {
-				return fmt.Errorf("epoch %d, proposal: %w", i, err)
-			}
-		}
-		if _, err := g.Process(e.Commit); err != nil {
-			return fmt.Errorf("epoch %d, commit: %w", i, err)
-		}
-		d.bytes("epoch authenticator", g.EpochAuthenticator(), e.Authenticator)
-	}
-	return errors.Join(d...)
-}
-
-// anything accepts whatever RFC 9420 allows.
-type anything struct{}
-
-func (anything) Leaf(tree.Event, *tree.LeafNode, *tree.LeafNode) error  { return nil }
-func (anything) Lifetime(tree.Event, tree.Lifetime) error               { return nil }
-func (anything) Client(leaf *tree.LeafNode) string                      { return string(leaf.SignatureKey) }
-func (anything) ExternalSender(*tree.ExternalSender) error              { return nil }
-func (anything) Proposal(*tree.Group, tree.Sender, tree.Proposal) error { return nil }
-
-type treeKEM struct {
-	Suite      cipher.ID `json:"cipher_suite"`
-	GroupID    hexBytes  `json:"group_id"`
-	Epoch      uint64
-	Transcript hexBytes `json:"confirmed_transcript_hash"`
-	Tree       hexBytes `json:"ratchet_tree"`
-	Leaves     []struct {
-		Index       tree.LeafIndex
-		Encryption  hexBytes `json:"encryption_priv"`
-		Signature   hexBytes `json:"signature_priv"`
-		PathSecrets []struct {
-			Node   tree.NodeIndex
-			Secret hexBytes `json:"path_secret"`
-		} `json:"path_secrets"`
-	} `json:"leaves_private"`
-	Paths []struct {
-		Sender      tree.LeafIndex
-		Path        hexBytes    `json:"update_path"`
-		PathSecrets []*hexBytes `json:"path_secrets"`
-		Commit      hexBytes    `json:"commit_secret"`
-		TreeHash    hexBytes    `json:"tree_hash_after"`
-	} `json:"update_paths"`
-}
-
-// keys returns the private keys of each member whose secrets the vector has,
-// held against the tree.
-func (c *treeKEM) keys(s *cipher.Suite, t *tree.Tree) (map[tree.LeafIndex]keys, error) {
-	out := make(map[tree.LeafIndex]keys)
-	for _, l := range c.Leaves {
-		key, err := s.NewPrivateKey(padded(s, l.Encryption))
-		if err != nil {
-			return nil, err
-		}
-		k := keys{l.Index.Node(): key}
-		for _, p := range l.PathSecrets {
-			up := ladder{s, p.Secret}
-			if _, k[p.Node], err = up.next(); err != nil {
-				return nil, err
-			}
-		}
-		if len(k.matching(t)) != len(k) {
-			return nil, fmt.Errorf("private keys of leaf %d don't match the tree", l.Index)
-		}
-		out[l.Index] = k
-	}
-	return out, nil
-}
-
-// plan returns an empty commit of the sender that leads to the vector's epoch.
-// The trees of suite 7 don't name their suite among the capabilities, which
-// only RestoreGroup overlooks.
-func (c *treeKEM) plan(t *tree.Tree, sender tree.LeafIndex) (*tree.Plan, error) {
-	context := tree.GroupContext{
-		CipherSuite: c.Suite, GroupID: c.GroupID, Epoch: c.Epoch - 1, TreeHash: t.Hash(), ConfirmedTranscriptHash: c.Transcript,
-	}
-	g, err := tree.RestoreGroup(anything{}, t, context, nil, nil)
-	if err != nil {
-		return nil, err
-	}
-	return g.Plan(tree.Member(sender), nil)
-}
-
-func planPath(plan *tree.Plan, path *tree.UpdatePath) *receivedPath {
-	context := plan.Context()
-	return &receivedPath{plan.Committer, plan.Path(), plan.Recipients, plan.Tree(), &context, path}
-}
-
-func runTreeKEM(c *treeKEM) error {
-	s, err := suiteOf(c.Suite)
-	if err != nil {
-		return err
-	}
-	t, err := tree.ParseTree(s, c.Tree)
-	if err != nil {
-		return err
-	}
-	private, err := c.keys(s, t)
-	if err != nil {
-		return err
-	}
-	var d differences
-	for _, p := range c.Paths {
-		plan, err := c.plan(t, p.Sender)
-		if err != nil {
-			return err
-		}
-		var path tree.UpdatePath
-		if err := syntax.Unmarshal(p.Path, &path); err != nil {
-			return err
-		}
-		d.err("merge", plan.Merge(&path))
-		d.bytes("tree hash", plan.Tree().Hash(), p.TreeHash)
-		r := planPath(plan, &path)
-		for l, k := range private {
-			if l == p.Sender {
-				continue
-			}
-			fresh, commit, err := r.read(s, l, k)
-			d.err("path", err)
-			d.bytes("commit secret", commit, p.Commit)
-			up := ladder{s, *p.PathSecrets[l]}
-			_, want, err := up.next()
-			d.err("path secret", err)
-			if got := fresh[tree.CommonAncestor(l, p.Sender)]; got == nil || !bytes.Equal(got.Public(), want.Public()) {
-				d.err("path secret", errors.New("another one"))
-			}
-		}
-		d.err("own path", c.send(s, t, p.Sender, private))
-	}
-	return errors.Join(d...)
-}
-
-// send makes a path of our own, which the others must read.
-func (c *treeKEM) send(s *cipher.Suite, t *tree.Tree, sender tree.LeafIndex, private map[tree.LeafIndex]keys) error {
-	plan, err := c.plan(t, sender)
-	if err != nil {
-		return err
-	}
-	leaf := t.Leaf(sender)
-	id := &Identity{Credential: leaf.Credential, Capabilities: leaf.Capabilities, Extensions: leaf.Extensions}
-	id.Capabilities.CipherSuites = append(id.Capabilities.CipherSuites, c.Suite)
-	for _, l := range c.Leaves {
-		if l.Index == sender {
-			if id.Signer, err = s.NewSigner(padded(s, l.Signature)); err != nil {
-				return err
-			}
-		}
-	}
-	path, err := makePath(s, plan, c.GroupID, id, random("treekem"))
-	if err != nil {
-		return err
-	}
-	var d differences
-	r := planPath(plan, &path.public)
-	for l, k := range private {
-		if l == sender {
-			continue
-		}
-		_, commit, err := r.read(s, l, k)
-		d.err("path", err)
-		d.bytes("commit secret", commit, path.commit)
-	}
-	return errors.Join(d...)
-}
-
-type welcomeVector struct {
-	Suite      cipher.ID `json:"cipher_suite"`
-	Init       hexBytes  `json:"init_priv"`
-	KeyPackage hexBytes  `json:"key_package"`
-	Signer     hexBytes  `json:"signer_pub"`
-	Welcome    hexBytes
-}
-
-// runWelcome stops short of the tree, which the vector doesn't have.
-func runWelcome(c *welcomeVector) error {
-	s, err := suiteOf(c.Suite)
-	if err != nil {
-		return err
-	}
-	m, err := tree.ParseMessage(c.KeyPackage)
-	if err != nil {
-		return err
-	}
-	own := &OwnKeyPackage{Public: *m.(*tree.KeyPackage)}
-	if own.init, err = s.NewPrivateKey(padded(s, c.Init)); err != nil {
-		return err
-	}
-	if m, err = tree.ParseMessage(c.Welcome); err != nil {
-		return err
-	}
-	j := &joining{suite: s, own: own}
-	if err := j.openSecrets(m.(*tree.Welcome)); err != nil {
-		return err
-	}
-	if err := j.openInfo(m.(*tree.Welcome), nil); err != nil {
-		return err
-	}
-	var d differences
-	d.err("signature", s.VerifyWithLabel(c.Signer, tree.LabelGroupInfo, j.info.SignedContent(), j.info.Signature))
-	x := newSecrets(s, epochSecret(s, j.member, syntax.Marshal(&j.info.Context)))
-	d.bytes("confirmation tag", x.confirmationTag(s, j.info.Context.ConfirmedTranscriptHash), j.info.ConfirmationTag)
-	if _, err := treeOf(s, &j.info, nil); !errors.Is(err, ErrNoTree) {
-		d.err("tree", fmt.Errorf("got %v, want ErrNoTree", err))
 	}
 	return errors.Join(d...)
 }

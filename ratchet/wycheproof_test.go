@@ -14,10 +14,7 @@ import (
 )
 
 func TestWycheproofAgreement(t *testing.T) {
-	wycheproof.Run(t, "x25519_test", func(_ *struct{}, c *struct {
-		wycheproof.Case
-		Public, Private, Shared wycheproof.Bytes
-	}) error {
+	wycheproof.Run(t, "x25519_test", func(_ *struct{}, c *wycheproof.Exchange) error {
 		private := secret(c.Private)
 		key, err := private.private()
 		if err != nil {

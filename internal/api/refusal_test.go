@@ -170,6 +170,30 @@ func TestRevokedDevice(t *testing.T) {
 	}
 }
 
+// Whoever speaks to a roster that still has a revoked device is told to remove
+// it first; after that the same message goes, also after a restart.
+func TestRevokedInTheRoster(t *testing.T) {
+	s := newStage(t)
+	alice, bob, carol := s.NewMember(), s.NewMember(), s.NewMember()
+	side := s.found(alice, bob, carol)[0]
+	_, _, index := side.send("one", nil)
+	s.Add(&control.Revocation{Device: carol.Hash, Reason: "lost"}, s.Officers[0])
+	for range 2 {
+		d := side.draft("after", index)
+		_, err := s.as(alice).Send(t.Context(), side.submission(d))
+		s.refused("a message for a revoked device", err, "epoch", d.Core)
+		s.stop()
+		s.start("127.0.0.1:0")
+	}
+	roster := manifest.NewRoster([]codec.Hash{alice.Hash, bob.Hash})
+	in := s.commit(side, roster, nil)
+	if _, err := s.as(alice).Commit(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	side.epoch, side.statement, side.roster = side.epoch+1, manifest.CommitHash(in.Statement), roster
+	side.send("after", nil)
+}
+
 func TestVoids(t *testing.T) {
 	s := newStage(t)
 	alice, bob := s.NewMember(), s.NewMember()

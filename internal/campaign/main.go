@@ -95,6 +95,7 @@ func list(ctx context.Context, fuzz time.Duration) ([]part, error) {
 	grown := []string{"CHANCERY_CAMPAIGN=1"}
 	logged := regexp.MustCompile(`^\s+\S+_test\.go:\d+: (.*)$`)
 	passed := regexp.MustCompile(`^--- PASS: (\S+)`) // docs/tamper-table.md has the rest
+	counted := regexp.MustCompile(`^((?:model|mutations) \d+.*)$`)
 	var parts []part
 	for _, corpus := range []string{"ncar_zulip", "enron_mailbox", "irc_disentangled"} {
 		parts = append(parts, part{
@@ -105,6 +106,8 @@ func list(ctx context.Context, fuzz time.Duration) ([]part, error) {
 		{"large conversation", []string{"go", "test", "./internal/demo", "-run", "^TestLargeConversation$", "-v", "-timeout", "24h"}, grown, logged},
 		{"kill loops", []string{"go", "test", "./internal/demo", "-run", "Kill", "-v", "-timeout", "24h"}, grown, logged},
 		{"witnesses gone", []string{"go", "test", "./internal/demo", "-run", "^TestWitnessesGone$", "-v", "-timeout", "24h"}, grown, logged},
+		{"model of MLS groups", []string{"go", "test", "-C", "mls", "-run", "^TestModel$", "-model-runs", "6000", "-model-seed", "10001", "-timeout", "24h"}, grown, counted},
+		{"damaged MLS messages", []string{"go", "test", "-C", "mls", "-run", "^TestMutations$", "-mutations", "20000000", "-timeout", "24h"}, grown, counted},
 		{"tamper table", []string{"go", "test", "./internal/demo", "./verify", "-run", "Tamper", "-v", "-timeout", "24h"}, grown, passed},
 	}...)
 	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.ImportPath}} {{.Dir}}", "./...").Output()

@@ -1,17 +1,14 @@
 package cli
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"chancery/internal/bench"
 	"chancery/internal/custody"
 	"chancery/internal/demo"
 	"chancery/internal/home"
@@ -128,52 +125,5 @@ func (a *app) devicesCommand() *cobra.Command {
 	f.StringVar(&o.Corpus, "corpus", "", "JSON lines to play")
 	f.IntVar(&o.Limit, "limit", 0, "greatest number of messages to send")
 	f.StringVar(&o.Invitations, "invitations", "", "file with the members' invitations")
-	return c
-}
-
-func (a *app) benchCommand() *cobra.Command {
-	var markdown string
-	var budget time.Duration
-	c := &cobra.Command{
-		Use: "bench", Short: "Measure what it costs, each figure beside a raw limit of this machine", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if budget <= 0 {
-				return &usageError{fmt.Errorf("--budget %v: want more than no time", budget)}
-			}
-			self, err := os.Executable()
-			if err != nil {
-				return fmt.Errorf("couldn't find this program: %w", err)
-			}
-			dir, err := os.MkdirTemp("", "chancery-bench-")
-			if err != nil {
-				return fmt.Errorf("couldn't make a folder: %w", err)
-			}
-			defer os.RemoveAll(dir)
-			progress := func(string) {}
-			if a.interactive() {
-				progress = func(name string) { fmt.Fprintf(a.err, "measuring %s\n", name) }
-			}
-			report, err := bench.Run(cmd.Context(), bench.Options{
-				Budget: budget, Dir: dir, Binary: self,
-				Progress: progress,
-			})
-			if err != nil {
-				return err
-			}
-			if markdown != "" {
-				var figures bytes.Buffer
-				if err := report.Markdown(&figures); err != nil {
-					return err
-				}
-				return home.WriteFile(markdown, figures.Bytes(), 0o644)
-			}
-			if a.json {
-				return json.NewEncoder(a.out).Encode(report)
-			}
-			return report.Text(a.out)
-		},
-	}
-	c.Flags().StringVar(&markdown, "markdown", "", "`FILE` to write docs/performance.md's form to")
-	c.Flags().DurationVar(&budget, "budget", time.Second, "time for each side of a row")
 	return c
 }

@@ -76,6 +76,7 @@ type conversation struct {
 	store.Conversation
 	roster  manifest.Roster
 	members map[codec.Hash]*store.Membership // those that are in it now
+	clean   int                              // revocations of the control log none of which is of a device in the roster
 }
 
 // mailbox is a device's side of the queues.

@@ -126,6 +126,9 @@ func (b *batch) item(it *item, c *conversation, chain *store.Chain, before []*ro
 func (b *batch) checkRoster(it *item, c *conversation) error {
 	t := it.Transport
 	roster := c.roster
+	if device, ok := c.stays(b.state.Revoked()); ok {
+		return refuse(it.core, ReasonEpoch, "device %s is revoked and still in the conversation: a member removes it first", device.Short())
+	}
 	switch {
 	case t.Epoch > c.Epoch:
 		return refuse(it.core, ReasonEpoch, "the conversation is at epoch %d, not yet at %d", c.Epoch, t.Epoch)
@@ -145,6 +148,19 @@ func (b *batch) checkRoster(it *item, c *conversation) error {
 		return refuse(it.core, ReasonRoster, "the device is not in the conversation")
 	}
 	return nil
+}
+
+// stays returns a revoked device that the roster still has: what is encrypted
+// for that roster it could read. Once there is none there won't be one of those
+// revocations again, since no commit adds a device that isn't valid.
+func (c *conversation) stays(revoked []codec.Hash) (codec.Hash, bool) {
+	for _, device := range revoked[c.clean:] {
+		if c.roster.Contains(device) {
+			return device, true
+		}
+	}
+	c.clean = len(revoked)
+	return codec.Hash{}, false
 }
 
 // epoch returns the epoch of a commit statement, of this batch or before.

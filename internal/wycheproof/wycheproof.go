@@ -6,6 +6,7 @@
 package wycheproof
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -59,6 +60,19 @@ func (c *Case) Judge(err error) error {
 		return errors.New("taken")
 	}
 	return nil
+}
+
+// Exchange is a case of a Diffie-Hellman exchange.
+type Exchange struct {
+	Case
+	Public, Private, Shared Bytes
+}
+
+// Scalar returns the private key in size bytes: for curves but X25519 it is
+// written as an integer.
+func (e *Exchange) Scalar(size int) []byte {
+	private := bytes.TrimLeft(e.Private, "\x00")
+	return append(make([]byte, max(0, size-len(private))), private...)
 }
 
 // Stricter is returned for a case that was refused as our own rules have it, though

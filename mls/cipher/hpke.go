@@ -1,6 +1,7 @@
 package cipher
 
 import (
+	"bytes"
 	"crypto/hpke"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 // erased; otherwise it can be used from several goroutines.
 type PrivateKey struct {
 	suite  *Suite
+	key    hpke.PrivateKey // nil once erased
 	bytes  []byte
 	public []byte
 }
@@ -48,7 +50,12 @@ func (s *Suite) wrap(key hpke.PrivateKey) (*PrivateKey, error) {
 	if err != nil {
 		return nil, ErrKey
 	}
-	return &PrivateKey{s, private, key.PublicKey().Bytes()}, nil
+	return &PrivateKey{s, key, private, key.PublicKey().Bytes()}, nil
+}
+
+// Clone returns a copy, which is erased by itself.
+func (k *PrivateKey) Clone() *PrivateKey {
+	return &PrivateKey{k.suite, k.key, bytes.Clone(k.bytes), k.public}
 }
 
 // Public returns the public key, as LeafNode.encryption_key carries it.
@@ -58,10 +65,12 @@ func (k *PrivateKey) Public() []byte { return k.public }
 // encrypted. The result aliases k: Erase clears it too.
 func (k *PrivateKey) ExposeBytes() []byte { return k.bytes }
 
-// Erase overwrites the private key. A nil k is allowed.
+// Erase overwrites the private key; the copy that the standard library works
+// with is left to the garbage collector. A nil k is allowed.
 func (k *PrivateKey) Erase() {
 	if k != nil {
 		clear(k.bytes)
+		k.key = nil
 	}
 }
 
@@ -187,11 +196,10 @@ func (k *PrivateKey) ExportFrom(kemOutput []byte, label string) ([]byte, error) 
 }
 
 func (k *PrivateKey) recipient(kemOutput, info []byte) (*hpke.Recipient, error) {
-	key, err := k.suite.kem.NewPrivateKey(k.bytes)
-	if err != nil {
+	if k.key == nil {
 		return nil, ErrKey
 	}
-	r, err := hpke.NewRecipient(kemOutput, key, k.suite.kdf, k.suite.hpke, info)
+	r, err := hpke.NewRecipient(kemOutput, k.key, k.suite.kdf, k.suite.hpke, info)
 	if err != nil {
 		return nil, ErrOpen
 	}

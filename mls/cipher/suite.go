@@ -21,6 +21,7 @@ import (
 	"crypto/hpke"
 	_ "crypto/sha256" // hash functions that suites name
 	_ "crypto/sha512"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -192,9 +193,9 @@ func (s *Suite) DeriveSecret(secret []byte, label string) []byte {
 
 // DeriveTreeSecret is RFC 9420 §9.
 func (s *Suite) DeriveTreeSecret(secret []byte, label string, generation uint32, length int) []byte {
-	var b syntax.Builder
-	b.Uint32(generation)
-	return s.ExpandWithLabel(secret, label, b.Bytes(), length)
+	var context [4]byte
+	binary.BigEndian.PutUint32(context[:], generation)
+	return s.ExpandWithLabel(secret, label, context[:], length)
 }
 
 // RefHash is RFC 9420 §5.2. The label is given in full, "MLS 1.0 " included.

@@ -62,17 +62,10 @@ func (x exporter) expand(id, prk []byte, label string, info []byte) []byte {
 	return x.suite.TestOnlyExpand(prk, slices.Concat(size, []byte("HPKE-v1"), id, []byte(label), info), n)
 }
 
-type exchange struct {
-	wycheproof.Case
-	Public, Private, Shared wycheproof.Bytes
-}
-
-// run has the suite agree with the private key on the public one as HPKE does,
-// in both directions, and judge the public key as one for a tree.
-func (c *exchange) run(s *cipher.Suite, size int) error {
-	private := bytes.TrimLeft(c.Private, "\x00") // written as an integer, for curves other than X25519
-	private = append(make([]byte, max(0, size-len(private))), private...)
-	key, err := s.NewPrivateKey(private)
+// exchange has the suite agree with the private key on the public one as HPKE
+// does, in both directions, and judge the public key as one for a tree.
+func exchange(s *cipher.Suite, c *wycheproof.Exchange, size int) error {
+	key, err := s.NewPrivateKey(c.Scalar(size))
 	if err != nil {
 		return fmt.Errorf("private key: %w", err)
 	}
@@ -112,7 +105,7 @@ func TestWycheproofAgreement(t *testing.T) {
 		{cipher.P384AES256SHA384P384, "ecdh_secp384r1_ecpoint_test", 48},
 	} {
 		s := suite(t, f.suite)
-		wycheproof.Run(t, f.file, func(_ *struct{}, c *exchange) error { return c.run(s, f.size) })
+		wycheproof.Run(t, f.file, func(_ *struct{}, c *wycheproof.Exchange) error { return exchange(s, c, f.size) })
 	}
 }
 

@@ -34,8 +34,8 @@ type Decoder interface {
 
 // Marshal returns the encoding of v.
 func Marshal(v Encoder) []byte {
-	var b Builder
-	v.Encode(&b)
+	b := NewBuilder(128) // what most values take, or half of it
+	v.Encode(b)
 	return b.Bytes()
 }
 

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"slices"
-	"sync"
 
 	"chancery/mls/cipher"
 )
@@ -108,28 +106,19 @@ func (g *Group) checkTree() error {
 	return g.externalSenders(nil, g.context.Extensions)
 }
 
-// soundLeaves verifies each leaf by itself, on all processors: in a large group
-// joining is mostly that. It returns the fault of the first leaf that has one.
+// soundLeaves verifies each leaf by itself: in a large group joining is mostly
+// that. It returns the fault of the first leaf that has one.
 func (g *Group) soundLeaves() error {
-	faults := make([]error, len(g.tree.leaves))
-	workers := runtime.GOMAXPROCS(0)
-	var done sync.WaitGroup
-	for w := range workers {
-		done.Go(func() {
-			for i := w; i < len(faults); i += workers {
-				if leaf := g.tree.leaves[i]; leaf != nil {
-					faults[i] = g.sound(EventTree, nil, leaf, g.context.GroupID, LeafIndex(i))
-				}
-			}
-		})
-	}
-	done.Wait()
-	for l, err := range faults {
-		if err != nil {
-			return fmt.Errorf("leaf %d: %w", l, err)
+	return cipher.AtOnce(len(g.tree.leaves), func(i int) error {
+		leaf := g.tree.leaves[i]
+		if leaf == nil {
+			return nil
 		}
-	}
-	return nil
+		if err := g.sound(EventTree, nil, leaf, g.context.GroupID, LeafIndex(i)); err != nil {
+			return fmt.Errorf("leaf %d: %w", i, err)
+		}
+		return nil
+	})
 }
 
 // externalSenders has the rules judge each sender that the extensions list and
@@ -312,10 +301,20 @@ func (g *Group) Propose(ac *AuthenticatedContent) ([]byte, error) {
 
 // proposal judges a proposal by itself (RFC 9420 §12.1), and asks the rules.
 func (g *Group) proposal(from Sender, p Proposal) error {
+	if add, ok := p.(*Add); ok {
+		if err := g.soundPackage(&add.KeyPackage); err != nil {
+			return err
+		}
+	}
+	return g.soundProposal(from, p)
+}
+
+// soundProposal is proposal where a key package has been found to be sound.
+func (g *Group) soundProposal(from Sender, p Proposal) error {
 	var err error
 	switch p := p.(type) {
 	case *Add:
-		err = g.keyPackage(&p.KeyPackage)
+		err = g.ask(EventAdd, nil, &p.KeyPackage.Leaf)
 	case *Update:
 		err = g.update(from, p)
 	case *Remove:

@@ -26,22 +26,22 @@ func (t *Tree) NodeHash(n NodeIndex) []byte {
 
 // leafHash and nodeHash hash a TreeHashInput.
 func (t *Tree) leafHash(l LeafIndex, leaf *LeafNode) []byte {
-	var b syntax.Builder
+	b := syntax.NewBuilder(2 * roughSize)
 	b.Uint8(nodeLeaf)
 	b.Uint32(uint32(l))
 	b.Present(leaf != nil)
 	if leaf != nil {
-		leaf.Encode(&b)
+		leaf.Encode(b)
 	}
 	return t.suite.Hash(b.Bytes())
 }
 
 func (t *Tree) nodeHash(p *ParentNode, left, right []byte) []byte {
-	var b syntax.Builder
+	b := syntax.NewBuilder(roughSize)
 	b.Uint8(nodeParent)
 	b.Present(p != nil)
 	if p != nil {
-		p.Encode(&b)
+		p.Encode(b)
 	}
 	b.Opaque(left)
 	b.Opaque(right)
@@ -81,7 +81,7 @@ func without[T LeafIndex | NodeIndex](list, gone []T) []T {
 // parentHash returns the parent hash of p with a copath child of that original
 // tree hash (RFC 9420 §7.9).
 func (t *Tree) parentHash(p *ParentNode, original []byte) []byte {
-	var b syntax.Builder
+	b := syntax.NewBuilder(roughSize)
 	b.Opaque(p.EncryptionKey)
 	b.Opaque(p.ParentHash)
 	b.Opaque(original)

@@ -33,6 +33,15 @@ func CheckKeyPackage(s *cipher.Suite, r Rules, p *KeyPackage) error {
 }
 
 func (j judge) keyPackage(p *KeyPackage) error {
+	if err := j.soundPackage(p); err != nil {
+		return err
+	}
+	return j.ask(EventAdd, nil, &p.Leaf)
+}
+
+// soundPackage verifies what takes no rules. It can be called by several
+// goroutines.
+func (j judge) soundPackage(p *KeyPackage) error {
 	if p.Version != MLS10 || p.CipherSuite != j.suite.ID() {
 		return broken("10.1", "a key package of version %d and cipher suite %d", p.Version, p.CipherSuite)
 	}
@@ -50,7 +59,7 @@ func (j judge) keyPackage(p *KeyPackage) error {
 	if err := p.Leaf.Capabilities.runs(j.suite); err != nil {
 		return err
 	}
-	return j.leaf(EventAdd, nil, &p.Leaf, nil, 0)
+	return j.sound(EventAdd, nil, &p.Leaf, nil, 0)
 }
 
 // leaf verifies a leaf by itself (RFC 9420 §7.3), then by the rules. What

@@ -138,8 +138,8 @@ func (l *LeafNode) Decode(r *syntax.Reader) {
 // SignedContent returns what the signature covers, under LabelLeafNode: the
 // leaf and, unless it stands in a key package, its place in the group.
 func (l *LeafNode) SignedContent(groupID []byte, i LeafIndex) []byte {
-	var b syntax.Builder
-	l.encodeUnsigned(&b)
+	b := syntax.NewBuilder(2 * roughSize)
+	l.encodeUnsigned(b)
 	if l.Source != SourceKeyPackage {
 		b.Opaque(groupID)
 		b.Uint32(uint32(i))
@@ -189,8 +189,8 @@ func (p *KeyPackage) Decode(r *syntax.Reader) {
 
 // SignedContent returns what the signature covers, under LabelKeyPackage.
 func (p *KeyPackage) SignedContent() []byte {
-	var b syntax.Builder
-	p.encodeUnsigned(&b)
+	b := syntax.NewBuilder(2 * roughSize)
+	p.encodeUnsigned(b)
 	return b.Bytes()
 }
 

@@ -31,12 +31,19 @@ func (*Welcome) WireFormat() WireFormat        { return WireWelcome }
 func (*GroupInfo) WireFormat() WireFormat      { return WireGroupInfo }
 func (*KeyPackage) WireFormat() WireFormat     { return WireKeyPackage }
 
+// roughSize is the room in bytes that is made for what has no great parts.
+const roughSize = 256
+
 // MarshalMessage returns the MLSMessage that carries m.
 func MarshalMessage(m Message) []byte {
-	var b syntax.Builder
+	size := roughSize
+	if p, ok := m.(*PrivateMessage); ok {
+		size += len(p.AuthenticatedData) + len(p.Ciphertext)
+	}
+	b := syntax.NewBuilder(size)
 	b.Uint16(uint16(MLS10))
 	b.Uint16(uint16(m.WireFormat()))
-	m.Encode(&b)
+	m.Encode(b)
 	return b.Bytes()
 }
 
@@ -190,12 +197,12 @@ func (c *FramedContent) DecodeBody(r *syntax.Reader) {
 // (RFC 9420 §6.1). The context is that of the epoch in which the content is
 // sent; it isn't used for senders outside of the group.
 func (c *FramedContent) SignedContent(w WireFormat, context *GroupContext) []byte {
-	var b syntax.Builder
+	b := syntax.NewBuilder(2*roughSize + len(c.AuthenticatedData) + len(c.ApplicationData))
 	b.Uint16(uint16(MLS10))
 	b.Uint16(uint16(w))
-	c.Encode(&b)
+	c.Encode(b)
 	if c.Sender.Type == SenderMember || c.Sender.Type == SenderNewMemberCommit {
-		context.Encode(&b)
+		context.Encode(b)
 	}
 	return b.Bytes()
 }

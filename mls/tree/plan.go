@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"chancery/mls/cipher"
 	"chancery/mls/syntax"
 )
 
@@ -114,6 +115,15 @@ func (g *Group) resolve(from Sender, proposals []ProposalOrRef) ([]pending, erro
 	if len(proposals) > MaxProposals {
 		return nil, ErrTooManyProposals
 	}
+	// The signatures of all that are added first, and at once.
+	if err := cipher.AtOnce(len(proposals), func(i int) error {
+		if add, ok := proposals[i].Proposal.(*Add); ok {
+			return g.soundPackage(&add.KeyPackage)
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
 	list := make([]pending, 0, len(proposals))
 	for i := range proposals {
 		p := proposals[i].Proposal
@@ -128,7 +138,7 @@ func (g *Group) resolve(from Sender, proposals []ProposalOrRef) ([]pending, erro
 		if p.Type() == ProposalUpdate {
 			return nil, broken("12.2", "an Update by the committer")
 		}
-		if err := g.proposal(from, p); err != nil {
+		if err := g.soundProposal(from, p); err != nil {
 			return nil, err
 		}
 		list = append(list, pending{from, p})
@@ -388,6 +398,16 @@ func (p *Plan) Check() error {
 // Finish verifies what the commit leads to and returns it. The content is the
 // commit's, signed for that wire format. It returns a *Violation.
 func (p *Plan) Finish(w WireFormat, content *FramedContent, signature []byte) (*Staged, error) {
+	return p.finish(func(g *Group) []byte { return ConfirmedTranscriptHash(g.suite, g.interim, w, content, signature) })
+}
+
+// Resume is Finish for a commit of one's own that was finished before, of which
+// the content wasn't kept: its confirmed transcript hash is taken on trust.
+func (p *Plan) Resume(confirmedTranscriptHash []byte) (*Staged, error) {
+	return p.finish(func(*Group) []byte { return confirmedTranscriptHash })
+}
+
+func (p *Plan) finish(transcript func(*Group) []byte) (*Staged, error) {
 	if (p.needsPath || p.External) && p.before == nil {
 		return nil, broken("12.4", "a commit without the path that its proposals require")
 	}
@@ -400,7 +420,7 @@ func (p *Plan) Finish(w WireFormat, content *FramedContent, signature []byte) (*
 	g := p.group
 	provisional := p.Context()
 	context := provisional
-	context.ConfirmedTranscriptHash = ConfirmedTranscriptHash(g.suite, g.interim, w, content, signature)
+	context.ConfirmedTranscriptHash = transcript(g)
 	return &Staged{
 		Changes:     p.Changes,
 		Tree:        p.tree,
