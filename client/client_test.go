@@ -155,14 +155,7 @@ func TestRefusedIndex(t *testing.T) {
 	p := newParty(t)
 	a, b := p.person("Alice"), p.person("Bob")
 	id := a.create("", b)
-	once := true
-	p.refuse = func(h *envelope.Header) string {
-		if once && h.Kind == envelope.KindIndex {
-			once = false
-			return "header: bad luck"
-		}
-		return ""
-	}
+	p.refuseOnce(envelope.KindIndex, "header: bad luck")
 	a.say(id, "hello")
 	b.sync()
 	b.want(id, "hello")

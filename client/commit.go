@@ -39,13 +39,13 @@ func (d *Device) Create(ctx context.Context, name string, members []codec.ID) (c
 		return codec.ID{}, err
 	}
 	id := codec.NewID()
-	e, err := d.groups.Create(id)
+	step, err := d.groups.Create(id, d.credentials(d.cfg.Replica.Size()))
 	if err != nil {
 		return codec.ID{}, err
 	}
 	c := &conversation{conversationState: conversationState{ID: id, Name: name}}
 	d.add(c)
-	if err := d.propose(c, &Step{Epoch: *e}, codec.Hash{}, nil); err != nil {
+	if err := d.propose(c, step, codec.Hash{}, nil); err != nil {
 		return codec.ID{}, err
 	}
 	if err := d.commit(ctx, c); err != nil {
@@ -190,7 +190,7 @@ func (d *Device) advance(ctx context.Context, c *conversation, add []codec.Hash,
 	var step *Step
 	switch {
 	case len(out) > 0:
-		step, err = d.groups.Remove(c.ID, out)
+		step, err = d.groups.Remove(c.ID, out, d.credentials(d.cfg.Replica.Size()))
 	case len(in) > 0:
 		var kps [][]byte
 		if kps, err = d.claim(ctx, in, packages); err != nil {
@@ -259,7 +259,7 @@ func (d *Device) propose(c *conversation, step *Step, previous codec.Hash, added
 		return fmt.Errorf("couldn't sign the commit statement: %w", err)
 	}
 	c.Pending = codec.Encode(&wire.CommitSubmission{
-		Statement: raw, Roster: step.Roster, Commit: step.Commit, Welcome: step.Welcome, Added: added,
+		Statement: raw, Roster: step.Roster, Commit: step.Commit, Welcome: step.Welcome, Added: added, GroupInfo: step.GroupInfo,
 	})
 	c.changed = true
 	return d.save()
@@ -276,8 +276,8 @@ func (d *Device) settle(ctx context.Context, c *conversation) error {
 // commit offers the pending commit and enters its epoch once the server has
 // receipted it. It returns ErrConflict where another commit came first.
 func (d *Device) commit(ctx context.Context, c *conversation) error {
-	var sub wire.CommitSubmission
-	if err := codec.Decode(c.Pending, &sub); err != nil {
+	sub, err := wire.ParseCommit(c.Pending)
+	if err != nil {
 		return fmt.Errorf("couldn't read the pending commit: %w", err)
 	}
 	body, err := manifest.ParseCommit(sub.Statement)
@@ -287,7 +287,7 @@ func (d *Device) commit(ctx context.Context, c *conversation) error {
 	if err := d.step("commit"); err != nil {
 		return err
 	}
-	receipts, err := d.server.Commit(ctx, &sub)
+	receipts, err := d.server.Commit(ctx, sub)
 	var refused *remote.Refused
 	if errors.As(err, &refused) {
 		return d.abandon(c, body, refused)

@@ -10,6 +10,7 @@ import (
 	"chancery/control"
 	"chancery/envelope"
 	"chancery/evidence"
+	"chancery/internal/handshake"
 	"chancery/manifest"
 )
 
@@ -277,19 +278,7 @@ func (d *Device) known(members []codec.ID) (out []codec.Hash, err error) {
 
 // credentials judges the leaves of a group at a size of the control log.
 func (d *Device) credentials(size int64) Credentials {
-	return func(device codec.Hash, key codec.PublicKey, fresh bool) error {
-		var known *control.DeviceState
-		valid := false
-		d.cfg.Replica.Read(func(s *control.State) {
-			if dev, ok := s.Device(device); ok && dev.Since < size && dev.Key == key {
-				known, valid = dev, dev.ValidAt(size)
-			}
-		})
-		if known == nil || fresh && !valid {
-			return fmt.Errorf("device %s: %w", device.Short(), ErrCredential)
-		}
-		return nil
-	}
+	return handshake.Log{Read: d.cfg.Replica.Read, Size: size}
 }
 
 // Rename gives a conversation another name.

@@ -64,13 +64,7 @@ func TestLostAnswers(t *testing.T) {
 			a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
 			id := a.create("x", b)
 			if what == "void" {
-				p.refuse = func(h *envelope.Header) string {
-					if h.Kind == envelope.KindRecord {
-						p.refuse = nil
-						return "kind: not today"
-					}
-					return ""
-				}
+				p.refuseOnce(envelope.KindRecord, "kind: not today")
 			}
 			times := 2
 			p.lost = func(w string) bool {

@@ -8,6 +8,7 @@ import (
 
 	"chancery/codec"
 	"chancery/control"
+	"chancery/internal/handshake"
 	"chancery/internal/wire"
 	"chancery/manifest"
 )
@@ -148,4 +149,13 @@ func (d *Device) except(r *manifest.Receipt, sum *Summary) error {
 	d.follow(c, r, sum)
 	c.except(r.Opening.Body.Position)
 	return nil
+}
+
+// outdated reports whether a message names a policy that came before the one
+// which its group pins; a zero leaf pins none.
+func (d *Device) outdated(pinned, named codec.Hash) (older bool) {
+	if !pinned.IsZero() {
+		d.cfg.Replica.Read(func(s *control.State) { older = !handshake.Later(s, pinned, named) })
+	}
+	return older
 }

@@ -69,14 +69,7 @@ func TestNothingWithheld(t *testing.T) {
 	a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
 	id := a.create("", b)
 	a.say(id, "one")
-	refused := true
-	p.refuse = func(h *envelope.Header) string {
-		if refused && h.Kind == envelope.KindRecord {
-			refused = false
-			return "proof: a server's whim"
-		}
-		return ""
-	}
+	p.refuseOnce(envelope.KindRecord, "proof: a server's whim")
 	a.refusedSay(id, "voided once")
 	b.sync()
 	b.say(id, "two")

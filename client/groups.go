@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"chancery/codec"
+	"chancery/internal/handshake"
 	"chancery/internal/wire"
 	"chancery/manifest"
 )
@@ -21,15 +22,12 @@ var (
 	ErrEpoch = errors.New("another epoch than the group's")
 	// ErrCredential means that a leaf of the group is not a device of the control
 	// log, or not with that device's key.
-	ErrCredential = errors.New("leaf is not a device of the organisation")
+	ErrCredential = handshake.ErrCredential
 )
 
-// Credentials decides whether a leaf of a group may stand there: device is the
-// hash of a control leaf, key the leaf's signature key. Fresh is true where the
-// leaf enters the group or speaks by the step at hand, so that a device which
-// was revoked since it joined is refused only where it acts. An error keeps the
-// group as it was.
-type Credentials func(device codec.Hash, key codec.PublicKey, fresh bool) error
+// Credentials decide by the control log who may be in a group, and what it pins.
+// An error keeps the group as it was.
+type Credentials = handshake.Credentials
 
 // Groups is the MLS state of one device (RFC 9420), behind operations: no key
 // leaves it. A group's id is its conversation's 16 bytes, a leaf's basic
@@ -49,16 +47,18 @@ type Groups interface {
 	// has. It returns nil where it isn't. The private half is kept until its
 	// lifetime ends.
 	LastResort(held LastResort) ([]byte, error)
-	// Create makes a group of one, at epoch 0.
-	Create(conversation codec.ID) (*Epoch, error)
+	// Create makes a group of one, at epoch 0, which pins the newest archive. The
+	// step has no commit.
+	Create(conversation codec.ID, check Credentials) (*Step, error)
 	// Add stages the commit that adds the devices of KeyPackages, in the place of
-	// one staged before. The group lives in its old epoch until Merge.
+	// one staged before. The group lives in its old epoch until Merge. A commit
+	// brings what the group pins up to date.
 	Add(conversation codec.ID, keyPackages [][]byte, check Credentials) (*Step, error)
 	// Remove stages the commit that removes devices, as Add does.
-	Remove(conversation codec.ID, devices []codec.Hash) (*Step, error)
+	Remove(conversation codec.ID, devices []codec.Hash, check Credentials) (*Step, error)
 	// Renew stages the commit that gives this device new keys and does nothing
 	// else, as Add does: whoever had copied the old ones is shut out with it.
-	Renew(conversation codec.ID) (*Step, error)
+	Renew(conversation codec.ID, check Credentials) (*Step, error)
 	// Merge enters the epoch of the staged commit.
 	Merge(conversation codec.ID) error
 	// Discard forgets the staged commit.
@@ -69,6 +69,11 @@ type Groups interface {
 	// ErrCredential, or ErrRemoved where the commit, authentic, removes this
 	// device: then the group is erased.
 	Process(conversation codec.ID, commit []byte, check Credentials) (*Epoch, error)
+	// Rejoin makes the external commit that brings this device into a group, in the
+	// place of its own leaf where it has one (RFC 9420 §12.4.3.2), from the GroupInfo
+	// and tree of an epoch. What is held of the group is erased; it is in the new
+	// epoch at once, and to be forgotten unless the server takes the commit.
+	Rejoin(at *Epoch, groupInfo, ratchetTree []byte, check Credentials) (*Step, error)
 	// Forget erases a group.
 	Forget(conversation codec.ID) error
 	// Encrypt returns an MLSMessage of the current epoch, with ad in clear. The
@@ -125,11 +130,12 @@ const (
 	LastResortUsed    LastResort = wire.LastResortUsed
 )
 
-// Step is a staged commit: the epoch it leads to, the MLS commit for the members
-// and the Welcome for those it adds, empty where it adds none.
+// Step is a staged commit: the epoch it leads to, the MLS commit for the members,
+// the Welcome for those it adds, empty where it adds none, and for the server the
+// GroupInfo of the epoch, with the ratchet tree unless the server has it.
 type Step struct {
 	Epoch
-	Commit, Welcome []byte
+	Commit, Welcome, GroupInfo []byte
 }
 
 // Plaintext is an opened ciphertext.
@@ -139,4 +145,5 @@ type Plaintext struct {
 	Sender codec.Hash // the device whose leaf signed it
 	Epoch  uint64
 	Roster manifest.Roster // of that epoch; not to be changed
+	Policy codec.Hash      // leaf that the group pinned then; zero where it pinned none
 }

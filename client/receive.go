@@ -489,6 +489,9 @@ func (d *Device) check(c *conversation, m *manifest.Manifest, r *manifest.Receip
 	case !slices.Equal(plain.AD, manifest.AuthenticatedData(core)):
 		return settle(outcomeUndecryptable, "the ciphertext belongs to another envelope")
 	}
+	if d.outdated(plain.Policy, m.Header.PolicyLeaf) {
+		return settle(outcomeFaulty, "names an older policy than the conversation pins")
+	}
 	p, err := parsePayload(plain.Data)
 	if errors.Is(err, envelope.ErrVersion) {
 		return settle(outcomeUnverified, "%v", err)

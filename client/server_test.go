@@ -67,6 +67,17 @@ type fakeResort struct {
 	state uint8
 }
 
+// refuseOnce has the server refuse the next envelope of a kind.
+func (s *fakeServer) refuseOnce(kind envelope.Kind, reason string) {
+	s.refuse = func(h *envelope.Header) string {
+		if h.Kind != kind {
+			return ""
+		}
+		s.refuse = nil
+		return reason
+	}
+}
+
 type fakeConversation struct {
 	position uint64
 	leaf     codec.Hash

@@ -228,17 +228,37 @@ func (g *Group) GroupInfo(omitTree bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := g.now.secrets.externalKey(g.suite)
+	return g.infoOf(&g.now.context, g.public.Tree(), &g.now.secrets, g.own, id.Signer, omitTree)
+}
+
+// PendingGroupInfo is GroupInfo of the epoch that the pending commit leads to:
+// it goes with the commit to a Delivery Service that lets others join. It
+// returns ErrNoPending.
+func (g *Group) PendingGroupInfo(omitTree bool) ([]byte, error) {
+	if g.pending == nil {
+		return nil, ErrNoPending
+	}
+	n := g.pending.next
+	signer, err := g.config.Signer(n.staged.Tree.Leaf(n.staged.Committer).SignatureKey)
+	if err != nil {
+		return nil, fmt.Errorf("couldn't find the signature key: %w", err)
+	}
+	return g.infoOf(&n.staged.Context, n.staged.Tree, n.secrets, n.staged.Committer, signer, omitTree)
+}
+
+// infoOf signs the GroupInfo of an epoch with those secrets.
+func (g *Group) infoOf(context *tree.GroupContext, t *tree.Tree, x *secrets, at tree.LeafIndex, signer cipher.Signer, omitTree bool) ([]byte, error) {
+	key, err := x.externalKey(g.suite)
 	if err != nil {
 		return nil, err
 	}
 	key.Erase()
 	extensions := tree.Extensions{tree.ExternalPubExtension(key.Public())}
 	if !omitTree {
-		extensions = append(extensions, tree.Extension{Type: tree.ExtensionRatchetTree, Data: g.public.Tree().Marshal()})
+		extensions = append(extensions, tree.Extension{Type: tree.ExtensionRatchetTree, Data: t.Marshal()})
 	}
-	tag := g.now.secrets.confirmationTag(g.suite, g.now.context.ConfirmedTranscriptHash)
-	info, err := groupInfo(&g.now.context, extensions, tag, g.own, id.Signer)
+	tag := x.confirmationTag(g.suite, context.ConfirmedTranscriptHash)
+	info, err := groupInfo(context, extensions, tag, at, signer)
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,9 @@ var (
 // fork them. All devices in an epoch agree, each message is read once, who is
 // out reads nothing, and no key is used twice.
 //
+// The schedules are the same in every run; what the standard library draws by
+// itself, the ephemeral keys of HPKE, isn't.
+//
 // Each assertion was seen to fail, by changing the code until it deserved it:
 //
 //	a sender's ratchet isn't stored              a key is used again after a crash

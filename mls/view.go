@@ -46,3 +46,16 @@ func (g *Group) membersIn(e *pastEpoch) iter.Seq2[tree.LeafIndex, *tree.LeafNode
 		}
 	}
 }
+
+// Context returns the context of the present epoch or of one before it whose
+// messages can still be read, for reading alone. It returns ErrRemoved or
+// tree.ErrEpoch.
+func (g *Group) Context(epoch uint64) (*tree.GroupContext, error) {
+	if g.removed {
+		return nil, ErrRemoved
+	}
+	if e, _ := g.epochByNumber(epoch); e != nil {
+		return &e.context, nil
+	}
+	return nil, tree.ErrEpoch
+}

@@ -32,6 +32,7 @@ type insider struct {
 	suite  *cipher.Suite
 	signer cipher.Signer
 	config mls.Config
+	knows  []tree.ExtensionType // extensions
 	*mls.Group
 }
 
@@ -50,7 +51,7 @@ func newInsider(w *world, name string) *insider {
 func (i *insider) identity(signer cipher.Signer, name []byte) *mls.Identity {
 	return &mls.Identity{Signer: signer, Credential: tree.BasicCredential(name), Capabilities: tree.Capabilities{
 		Versions: []tree.Version{tree.MLS10}, CipherSuites: []cipher.ID{i.suite.ID()},
-		Extensions:  []tree.ExtensionType{tree.ExtensionExternalSenders, 0xf0a0},
+		Extensions:  append([]tree.ExtensionType{tree.ExtensionExternalSenders, 0xf0a0}, i.knows...),
 		Credentials: []tree.CredentialType{tree.CredentialBasic},
 	}}
 }
@@ -87,7 +88,7 @@ func (i *insider) invites(ds ...*device) {
 	c := must[*mls.Committed](i.t)(i.Commit(mls.CommitOptions{Proposals: adds(i.t, packages...)}))
 	must[*tree.Changes](i.t)(i.Confirm())
 	for _, d := range ds {
-		must[*client.Epoch](i.t)(d.Join(c.Welcome, d.w.check))
+		must[*client.Epoch](i.t)(d.Join(c.Welcome, d.w))
 	}
 }
 
@@ -145,7 +146,7 @@ func TestUnknownSteps(t *testing.T) {
 		"external senders": i.commits(mls.CommitOptions{Alone: true, Proposals: []tree.Proposal{
 			&tree.GroupContextExtensions{Extensions: tree.Extensions{senders.Extension()}}}}),
 	} {
-		if _, err := b.Process(id, message, w.check); err == nil || errors.Is(err, client.ErrRemoved) {
+		if _, err := b.Process(id, message, w); err == nil || errors.Is(err, client.ErrRemoved) {
 			t.Errorf("%s: got %v", name, err)
 		}
 		if _, err := b.Decrypt(id, message); err == nil && name != "an application message" {
@@ -155,7 +156,7 @@ func TestUnknownSteps(t *testing.T) {
 	// A member's new keys alone are welcome.
 	update := must[*mls.Committed](t)(i.Commit(mls.CommitOptions{Alone: true, Path: true}))
 	must[*tree.Changes](t)(i.Confirm())
-	e := must[*client.Epoch](t)(b.Process(id, update.Message, w.check))
+	e := must[*client.Epoch](t)(b.Process(id, update.Message, w))
 	if e.Number != i.Epoch() || len(e.Roster) != 3 {
 		t.Errorf("epoch %d with %d devices", e.Number, len(e.Roster))
 	}
@@ -203,7 +204,7 @@ func TestBadWelcomes(t *testing.T) {
 		welcome := make(i, b)
 		b.restart()
 		before := len(b.disk)
-		if _, err := b.Join(welcome, w.check); err == nil {
+		if _, err := b.Join(welcome, w); err == nil {
 			t.Errorf("%s: joined", name)
 		}
 		if b.restart(); len(b.disk) != before {
@@ -236,12 +237,12 @@ func TestUsedKeysAreGone(t *testing.T) {
 	}
 	// A commit heals: the copy can't follow what comes after its owner's next.
 	x := w.device("x")
-	step := must[*client.Step](t)(b.Add(id, [][]byte{x.pkg()}, w.check))
+	step := must[*client.Step](t)(b.Add(id, [][]byte{x.pkg()}, w))
 	if err := b.Merge(id); err != nil {
 		t.Fatal(err)
 	}
-	must[*client.Epoch](t)(a.Process(id, step.Commit, w.check))
-	if _, err := copied.Process(id, step.Commit, w.check); err == nil {
+	must[*client.Epoch](t)(a.Process(id, step.Commit, w))
+	if _, err := copied.Process(id, step.Commit, w); err == nil {
 		t.Error("a stolen copy follows the commit that its owner made")
 	}
 	if _, err := copied.Decrypt(id, a.send(id, "healed")); err == nil {
@@ -266,24 +267,24 @@ func TestStepsAreSmall(t *testing.T) {
 		for _, d := range ds[2 : n-1] {
 			kps = append(kps, d.pkg())
 		}
-		step := must[*client.Step](t)(a.Add(id, kps, w.check))
+		step := must[*client.Step](t)(a.Add(id, kps, w))
 		if err := a.Merge(id); err != nil {
 			t.Fatal(err)
 		}
-		must[*client.Epoch](t)(b.Process(id, step.Commit, w.check))
+		must[*client.Epoch](t)(b.Process(id, step.Commit, w))
 		note := func(what string, bytes int) {
 			v := written[what]
 			v[k] = bytes
 			written[what] = v
 		}
 		for range 6 { // the epochs of the addition have to go first
-			step := must[*client.Step](t)(a.Remove(id, nil))
+			step := must[*client.Step](t)(a.Remove(id, nil, w))
 			note("stage", a.save())
 			if err := a.Merge(id); err != nil {
 				t.Fatal(err)
 			}
 			note("merge", a.save())
-			must[*client.Epoch](t)(b.Process(id, step.Commit, w.check))
+			must[*client.Epoch](t)(b.Process(id, step.Commit, w))
 			note("process", b.save())
 		}
 		first, second := a.send(id, "first"), a.send(id, "second")

@@ -9,6 +9,7 @@ import (
 
 	"chancery/client"
 	"chancery/codec"
+	"chancery/internal/handshake"
 	"chancery/mls"
 	"chancery/mls/tree"
 )
@@ -31,50 +32,49 @@ func (s *Groups) Add(conversation codec.ID, packages [][]byte, check client.Cred
 		}
 		proposals[i] = &tree.Add{KeyPackage: *kp}
 	}
-	return s.stage(conversation, e, proposals, func(d codec.Hash, key codec.PublicKey, fresh bool) error {
-		if s.alone(d, key, fresh) == nil {
-			return nil // its own new leaf
-		}
-		return check(d, key, fresh)
-	})
+	return s.stage(conversation, e, proposals, check)
 }
 
 // Remove implements client.Groups.
-func (s *Groups) Remove(conversation codec.ID, devices []codec.Hash) (*client.Step, error) {
+func (s *Groups) Remove(conversation codec.ID, devices []codec.Hash, check client.Credentials) (*client.Step, error) {
 	e, err := s.entry(conversation)
 	if err != nil {
 		return nil, err
 	}
 	var proposals []tree.Proposal
 	for i, node := range e.Public().Tree().Members() {
-		l, err := readLeaf(node)
+		l, err := handshake.ReadLeaf(node)
 		if err != nil {
 			return nil, err
 		}
-		if i != e.Own() && slices.Contains(devices, l.device) {
+		if i != e.Own() && slices.Contains(devices, l.Device) {
 			proposals = append(proposals, &tree.Remove{Removed: i})
 		}
 	}
 	if len(proposals) != len(devices) {
 		return nil, fmt.Errorf("%d of %d devices are other members of the group", len(proposals), len(devices))
 	}
-	return s.stage(conversation, e, proposals, s.alone)
+	return s.stage(conversation, e, proposals, check)
 }
 
 // Renew implements client.Groups.
-func (s *Groups) Renew(conversation codec.ID) (*client.Step, error) {
+func (s *Groups) Renew(conversation codec.ID, check client.Credentials) (*client.Step, error) {
 	e, err := s.entry(conversation)
 	if err != nil {
 		return nil, err
 	}
-	return s.stage(conversation, e, nil, s.alone)
+	return s.stage(conversation, e, nil, check)
 }
 
 // stage commits proposals.
 func (s *Groups) stage(id codec.ID, e *entry, proposals []tree.Proposal, check client.Credentials) (*client.Step, error) {
 	s.discard(id, e)
-	end := s.rules.judge(check, s.now())
-	c, err := e.Commit(mls.CommitOptions{Proposals: proposals, Alone: true, Path: true})
+	proposals, err := s.pin(e, proposals, check)
+	if err != nil {
+		return nil, err
+	}
+	end := s.judge(own{check, s}, s.now())
+	c, err := e.Commit(mls.CommitOptions{Proposals: proposals, Alone: true, Identity: s.identity()})
 	end()
 	if err != nil {
 		return nil, fmt.Errorf("couldn't commit: %w", failure(err))
@@ -84,12 +84,17 @@ func (s *Groups) stage(id codec.ID, e *entry, proposals []tree.Proposal, check c
 	if err != nil {
 		return nil, err
 	}
+	// The server has the tree of every group that pins an archive.
+	info, err := e.PendingGroupInfo(len(e.Public().Context().Extensions) > 0)
+	if err != nil {
+		return nil, err
+	}
 	return &client.Step{
 		Epoch: client.Epoch{
 			Conversation: id, Number: after.Context.Epoch,
 			Transcript: bytes.Clone(after.Context.ConfirmedTranscriptHash), Roster: roster,
 		},
-		Commit: c.Message, Welcome: c.Welcome,
+		Commit: c.Message, Welcome: c.Welcome, GroupInfo: info,
 	}, nil
 }
 
@@ -131,7 +136,7 @@ func (s *Groups) Process(conversation codec.ID, commit []byte, check client.Cred
 	if err := e.mayCommit(commit, check); err != nil {
 		return nil, err
 	}
-	end := s.rules.judge(check, time.Time{})
+	end := s.judge(check, time.Time{})
 	_, err = e.Group.Process(commit)
 	end()
 	if err != nil {
@@ -144,42 +149,24 @@ func (s *Groups) Process(conversation codec.ID, commit []byte, check client.Cred
 	return e.at(conversation)
 }
 
-// mayCommit refuses what is valid MLS and not for this group's members to send,
-// and commits that would leave somebody in the group who may not be there.
-// Nothing is authentic yet.
+// mayCommit refuses what is valid MLS and no step of this group. Nothing is
+// authentic yet.
 func (e *entry) mayCommit(commit []byte, check client.Credentials) error {
-	parsed, err := tree.ParseMessage(bytes.Clone(commit))
+	m, err := handshake.ReadCommit(commit)
 	if err != nil {
-		return fmt.Errorf("couldn't read the commit: %w", err)
+		return err
 	}
-	m, ok := parsed.(*tree.PublicMessage)
-	if !ok || m.Content.ContentType != tree.ContentCommit || !bytes.Equal(m.Content.GroupID, e.ID()) {
+	if !bytes.Equal(m.Content.GroupID, e.ID()) {
 		return errors.New("not a commit of this group")
 	}
 	if m.Content.Epoch != e.Group.Epoch() {
 		return fmt.Errorf("commit of epoch %d in epoch %d: %w", m.Content.Epoch, e.Group.Epoch(), client.ErrEpoch)
 	}
-	from, ok := m.Content.Sender.Leaf()
-	if !ok || from == e.Own() || e.Public().Tree().Leaf(from) == nil {
+	if from, ok := m.Content.Sender.Leaf(); ok && from == e.Own() {
 		return errors.New("commit of no other member")
 	}
-	removed := map[tree.LeafIndex]bool{}
-	for _, p := range m.Content.Commit.Proposals {
-		if r, ok := p.Proposal.(*tree.Remove); ok {
-			removed[r.Removed] = true
-		}
-	}
-	for i, node := range e.Public().Tree().Members() {
-		if removed[i] {
-			continue
-		}
-		l, err := readLeaf(node)
-		if err != nil {
-			return err
-		}
-		if err := check(l.device, l.key, i == from); err != nil {
-			return fmt.Errorf("commit refused: %w", err)
-		}
+	if err := handshake.Commit(check, e.Public(), m); err != nil {
+		return fmt.Errorf("commit refused: %w", err)
 	}
 	return nil
 }

@@ -1,12 +1,10 @@
 // Package group is one device's MLS groups (RFC 9420, package mls) behind
 // client.Groups.
 //
-// A conversation is a group in cipher suite 1. Handshakes are PublicMessages:
-// commits with a path of new keys, which carry Add and Remove proposals by
-// value or none. Every other proposal, proposals by reference, external commits
-// and extensions are refused. Each leaf that appears or changes, by whatever
-// path, is judged by the credentials of the call, and each leaf of the epoch
-// that a commit leads to.
+// A conversation is a group in cipher suite 1. Which steps it takes, from whom,
+// and what it pins, package handshake says: each leaf that appears or changes, by
+// whatever path, is judged by the credentials of the call, and each leaf of the
+// epoch that a commit leads to.
 //
 // Keys are deleted as they are used: one message's key opens no other message,
 // and each commit heals the group from whoever had copied its committer's
@@ -26,6 +24,7 @@ import (
 
 	"chancery/client"
 	"chancery/codec"
+	"chancery/internal/handshake"
 	"chancery/internal/wire"
 	"chancery/manifest"
 	"chancery/mls"
@@ -48,7 +47,7 @@ type Groups struct {
 	now    func() time.Time
 	stored client.Stored
 	config mls.Config
-	rules  *rules
+	rules  *handshake.Rules
 
 	groups map[codec.ID]*entry
 	stock  *stock
@@ -85,7 +84,7 @@ func New(now func() time.Time) client.NewGroups {
 			return nil, fmt.Errorf("couldn't use the signing key: %w", err)
 		}
 		s := &Groups{
-			device: device, suite: suite, signer: signer, now: now, stored: stored, rules: &rules{},
+			device: device, suite: suite, signer: signer, now: now, stored: stored, rules: &handshake.Rules{},
 			groups: map[codec.ID]*entry{}, dirty: map[place][]byte{},
 		}
 		s.config = mls.Config{Rules: s.rules, Signer: s.signerOf, Random: rand.Reader}
@@ -192,11 +191,11 @@ func (e *entry) roster(epoch uint64) (manifest.Roster, error) {
 func rosterOf(members iter.Seq2[tree.LeafIndex, *tree.LeafNode]) (manifest.Roster, error) {
 	var devices []codec.Hash
 	for _, node := range members {
-		l, err := readLeaf(node)
+		l, err := handshake.ReadLeaf(node)
 		if err != nil {
 			return nil, err
 		}
-		devices = append(devices, l.device)
+		devices = append(devices, l.Device)
 	}
 	return manifest.NewRoster(devices), nil
 }
@@ -235,24 +234,36 @@ func (s *Groups) absent(id codec.ID) error {
 }
 
 // Create implements client.Groups.
-func (s *Groups) Create(conversation codec.ID) (*client.Epoch, error) {
+func (s *Groups) Create(conversation codec.ID, check client.Credentials) (*client.Step, error) {
 	if err := s.absent(conversation); err != nil {
 		return nil, err
 	}
-	own, err := s.generate()
+	archive, err := check.Newest()
 	if err != nil {
 		return nil, err
 	}
-	defer s.rules.judge(s.alone, time.Time{})()
-	g, err := mls.Create(s.config, conversation[:], own, nil)
+	kp, err := s.generate()
+	if err != nil {
+		return nil, err
+	}
+	defer s.judge(own{check, s}, time.Time{})()
+	g, err := mls.Create(s.config, conversation[:], kp, archive.Extensions())
 	if err != nil {
 		return nil, fmt.Errorf("couldn't make a group: %w", err)
 	}
-	return s.enter(conversation, g).at(conversation)
+	info, err := g.GroupInfo(false)
+	if err != nil {
+		return nil, err
+	}
+	at, err := s.enter(conversation, g).at(conversation)
+	if err != nil {
+		return nil, err
+	}
+	return &client.Step{Epoch: *at, GroupInfo: info}, nil
 }
 
-// alone are credentials that know this device and no other.
-func (s *Groups) alone(device codec.Hash, key codec.PublicKey, _ bool) error {
+// alone refuses every device but this one.
+func (s *Groups) alone(device codec.Hash, key codec.PublicKey) error {
 	if device != s.device || !bytes.Equal(key[:], s.signer.Public()) {
 		return fmt.Errorf("device %s: %w", device.Short(), client.ErrCredential)
 	}
@@ -265,7 +276,7 @@ func (s *Groups) Join(welcome []byte, check client.Credentials) (*client.Epoch, 
 	if err != nil {
 		return nil, err
 	}
-	end := s.rules.judge(check, time.Time{})
+	end := s.judge(check, time.Time{})
 	g, err := mls.Join(s.config, own, welcome, nil, nil)
 	end()
 	if err != nil {
@@ -291,24 +302,24 @@ func (s *Groups) Join(welcome []byte, check client.Credentials) (*client.Epoch, 
 
 // checkJoined refuses groups that are valid MLS, and no conversation's.
 func (s *Groups) checkJoined(g *mls.Group, check client.Credentials) (codec.ID, error) {
-	if len(g.Public().Context().Extensions) != 0 {
-		return codec.ID{}, errors.New("group with extensions, of which this version knows none")
+	if err := handshake.Context(check, g.Public()); err != nil {
+		return codec.ID{}, err
 	}
 	if len(g.ID()) != codec.IDSize || codec.ID(g.ID()).IsZero() {
 		return codec.ID{}, errors.New("group whose id is no conversation's")
 	}
-	own, err := readLeaf(g.Public().Tree().Leaf(g.Own()))
+	own, err := handshake.ReadLeaf(g.Public().Tree().Leaf(g.Own()))
 	if err != nil {
 		return codec.ID{}, err
 	}
-	if err := s.alone(own.device, own.key, false); err != nil {
+	if err := s.alone(own.Device, own.Key); err != nil {
 		return codec.ID{}, fmt.Errorf("the Welcome puts another in this device's leaf: %w", err)
 	}
-	inviter, err := readLeaf(g.Public().Tree().Leaf(g.Inviter()))
+	inviter, err := handshake.ReadLeaf(g.Public().Tree().Leaf(g.Inviter()))
 	if err != nil {
 		return codec.ID{}, err
 	}
-	if err := check(inviter.device, inviter.key, true); err != nil {
+	if err := check.Leaf(inviter.Device, inviter.Key, true); err != nil {
 		return codec.ID{}, err
 	}
 	id := codec.ID(g.ID())
@@ -324,17 +335,24 @@ func (s *Groups) Forget(conversation codec.ID) error {
 	if err != nil {
 		return err
 	}
-	e, err := s.entry(conversation)
-	if err != nil && len(values) == 0 {
+	if _, err := s.entry(conversation); err != nil && len(values) == 0 {
 		return err
 	}
-	// One that can't be read is erased all the same.
-	if e != nil {
-		s.dropEarlier(conversation, e)
+	return s.erase(conversation)
+}
+
+// erase forgets all there is of a group, also of one that can't be read.
+func (s *Groups) erase(id codec.ID) error {
+	values, err := s.values(id)
+	if err != nil {
+		return err
 	}
-	delete(s.groups, conversation)
+	if e, err := s.entry(id); err == nil {
+		s.dropEarlier(id, e)
+	}
+	delete(s.groups, id)
 	for name := range values {
-		s.dirty[place{conversation, name}] = nil
+		s.dirty[place{id, name}] = nil
 	}
 	return nil
 }

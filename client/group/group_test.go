@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,6 +15,8 @@ import (
 	"chancery/client"
 	"chancery/client/group"
 	"chancery/codec"
+	"chancery/internal/handshake"
+	"chancery/manifest"
 )
 
 // world is the devices of an organisation, as far as MLS sees them.
@@ -22,6 +25,44 @@ type world struct {
 	keys    map[codec.Hash]codec.PublicKey
 	revoked map[codec.Hash]bool
 	now     func() time.Time
+	joins   map[codec.Hash]bool // may join by themselves
+	log     []codec.Hash        // policy leaves, the newest last
+	readers []*device           // see pinned
+}
+
+// leaves are credentials that judge nothing but leaves.
+type leaves func(codec.Hash, codec.PublicKey, bool) error
+
+func (f leaves) Leaf(d codec.Hash, key codec.PublicKey, fresh bool) error { return f(d, key, fresh) }
+func (leaves) Join(codec.Hash, manifest.Roster) error                     { return nil }
+func (leaves) Newest() (handshake.Archive, error)                         { return handshake.Archive{}, nil }
+func (leaves) Pinned(before *handshake.Archive, _ handshake.Archive) error {
+	if before != nil {
+		return handshake.ErrArchive
+	}
+	return nil
+}
+
+// Join implements client.Credentials.
+func (w *world) Join(d codec.Hash, _ manifest.Roster) error {
+	if !w.joins[d] {
+		return handshake.ErrJoin
+	}
+	return nil
+}
+
+// Newest implements client.Credentials.
+func (w *world) Newest() (handshake.Archive, error) {
+	return handshake.Archive{Policy: w.log[len(w.log)-1]}, nil
+}
+
+// Pinned implements client.Credentials.
+func (w *world) Pinned(before *handshake.Archive, after handshake.Archive) error {
+	place := func(a handshake.Archive) int { return slices.Index(w.log, a.Policy) }
+	if place(after) < 0 || before != nil && (place(*before) < 0 || place(after) <= place(*before)) {
+		return handshake.ErrArchive
+	}
+	return nil
 }
 
 // device is a device's groups over a map for a disk.
@@ -54,10 +95,11 @@ func (d disk) Group(id codec.ID) (map[string][]byte, error) {
 }
 
 func newWorld(t testing.TB) *world {
-	return &world{t: t, keys: map[codec.Hash]codec.PublicKey{}, revoked: map[codec.Hash]bool{}, now: time.Now}
+	return &world{t: t, keys: map[codec.Hash]codec.PublicKey{}, revoked: map[codec.Hash]bool{}, now: time.Now, joins: map[codec.Hash]bool{}, log: []codec.Hash{codec.Sum("policy 1")}}
 }
 
-func (w *world) check(d codec.Hash, key codec.PublicKey, fresh bool) error {
+// Leaf implements client.Credentials.
+func (w *world) Leaf(d codec.Hash, key codec.PublicKey, fresh bool) error {
 	if k, ok := w.keys[d]; !ok || k != key || fresh && w.revoked[d] {
 		return client.ErrCredential
 	}
@@ -123,17 +165,17 @@ func must[T any](t testing.TB) func(v T, err error) T {
 // found makes a group of the first device and adds the others in one commit.
 func (w *world) found(id codec.ID, ds ...*device) {
 	w.t.Helper()
-	must[*client.Epoch](w.t)(ds[0].Create(id))
+	must[*client.Step](w.t)(ds[0].Create(id, w))
 	var kps [][]byte
 	for _, d := range ds[1:] {
 		kps = append(kps, d.pkg())
 	}
-	step := must[*client.Step](w.t)(ds[0].Add(id, kps, w.check))
+	step := must[*client.Step](w.t)(ds[0].Add(id, kps, w))
 	if err := ds[0].Merge(id); err != nil {
 		w.t.Fatal(err)
 	}
 	for _, d := range ds[1:] {
-		e := must[*client.Epoch](w.t)(d.Join(step.Welcome, w.check))
+		e := must[*client.Epoch](w.t)(d.Join(step.Welcome, w))
 		if diff := cmp.Diff(&step.Epoch, e); diff != "" {
 			w.t.Fatal(diff)
 		}
@@ -164,24 +206,22 @@ func TestLife(t *testing.T) {
 	for _, d := range []*device{a, b} {
 		d.restart()
 	}
-	step := must[*client.Step](t)(b.Add(id, [][]byte{c.pkg()}, w.check))
+	step := must[*client.Step](t)(b.Add(id, [][]byte{c.pkg()}, w))
 	b.restart() // between staging and the server's answer
 	if err := b.Merge(id); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(&step.Epoch, must[*client.Epoch](t)(a.Process(id, step.Commit, w.check))); diff != "" {
+	if diff := cmp.Diff(&step.Epoch, must[*client.Epoch](t)(a.Process(id, step.Commit, w))); diff != "" {
 		t.Fatal(diff)
 	}
-	must[*client.Epoch](t)(c.Join(step.Welcome, w.check))
+	must[*client.Epoch](t)(c.Join(step.Welcome, w))
 	b.want(id, a, late, "late")
 	for i, d := range []*device{a, b, c} {
 		text := fmt.Sprint("from ", i)
 		ct := d.send(id, text)
 		for _, o := range []*device{a, b, c} {
 			if o == d {
-				if _, err := o.Decrypt(id, ct); !errors.Is(err, client.ErrReplay) {
-					t.Errorf("own message: got %v", err)
-				}
+				o.refuses(id, ct, client.ErrReplay)
 				continue
 			}
 			o.restart()
@@ -189,12 +229,12 @@ func TestLife(t *testing.T) {
 		}
 	}
 
-	step = must[*client.Step](t)(a.Remove(id, []codec.Hash{c.hash}))
+	step = must[*client.Step](t)(a.Remove(id, []codec.Hash{c.hash}, w))
 	if err := a.Merge(id); err != nil {
 		t.Fatal(err)
 	}
-	must[*client.Epoch](t)(b.Process(id, step.Commit, w.check))
-	if _, err := c.Process(id, step.Commit, w.check); !errors.Is(err, client.ErrRemoved) {
+	must[*client.Epoch](t)(b.Process(id, step.Commit, w))
+	if _, err := c.Process(id, step.Commit, w); !errors.Is(err, client.ErrRemoved) {
 		t.Errorf("removed device: got %v", err)
 	}
 	if err := c.Forget(id); !errors.Is(err, client.ErrNoGroup) {
@@ -206,8 +246,14 @@ func TestLife(t *testing.T) {
 	}
 	ct := b.send(id, "without c")
 	a.want(id, b, ct, "without c")
-	if _, err := c.Decrypt(id, ct); !errors.Is(err, client.ErrNoGroup) {
-		t.Errorf("removed device: got %v", err)
+	c.refuses(id, ct, client.ErrNoGroup)
+}
+
+// refuses verifies that a device doesn't read a message.
+func (d *device) refuses(id codec.ID, ct []byte, want error) {
+	d.w.t.Helper()
+	if _, err := d.Decrypt(id, ct); !errors.Is(err, want) {
+		d.w.t.Errorf("%x reads a message: got %v, want %v", d.hash[:4], err, want)
 	}
 }
 
@@ -224,15 +270,11 @@ func TestReplayIsRefused(t *testing.T) {
 		if restart {
 			b.restart()
 		}
-		if _, err := b.Decrypt(id, one); !errors.Is(err, client.ErrReplay) {
-			t.Errorf("restart %v: got %v, want ErrReplay", restart, err)
-		}
+		b.refuses(id, one, client.ErrReplay)
 	}
 	b.want(id, a, two, "two")
 	b.want(id, a, four, "four")
-	if _, err := b.Decrypt(id, two); !errors.Is(err, client.ErrReplay) {
-		t.Errorf("got %v, want ErrReplay", err)
-	}
+	b.refuses(id, two, client.ErrReplay)
 }
 
 func TestNoKeyIsUsedTwice(t *testing.T) {
@@ -257,7 +299,7 @@ func TestFailuresLeaveNoTrace(t *testing.T) {
 	w.found(other, a, b)
 	b.want(id, a, a.send(id, "first"), "first")
 	good := a.send(id, "good")
-	step := must[*client.Step](t)(a.Add(id, [][]byte{c.pkg()}, w.check))
+	step := must[*client.Step](t)(a.Add(id, [][]byte{c.pkg()}, w))
 	b.restart()
 	before := maps.Clone(b.disk)
 	for i := range good {
@@ -273,14 +315,14 @@ func TestFailuresLeaveNoTrace(t *testing.T) {
 	for i := 0; i < len(step.Commit); i += 7 {
 		bad := bytes.Clone(step.Commit)
 		bad[i] ^= 1
-		if _, err := b.Process(id, bad, w.check); err == nil {
+		if _, err := b.Process(id, bad, w); err == nil {
 			t.Fatalf("commit with byte %d flipped accepted", i)
 		}
 	}
 	for i := 0; i < len(step.Welcome); i += 13 {
 		bad := bytes.Clone(step.Welcome)
 		bad[i] ^= 1
-		if _, err := c.Join(bad, w.check); err == nil {
+		if _, err := c.Join(bad, w); err == nil {
 			t.Fatalf("Welcome with byte %d flipped accepted", i)
 		}
 	}
@@ -289,8 +331,8 @@ func TestFailuresLeaveNoTrace(t *testing.T) {
 		t.Error("state changed")
 	}
 	b.want(id, a, good, "good")
-	must[*client.Epoch](t)(b.Process(id, step.Commit, w.check))
-	must[*client.Epoch](t)(c.Join(step.Welcome, w.check))
+	must[*client.Epoch](t)(b.Process(id, step.Commit, w))
+	must[*client.Epoch](t)(c.Join(step.Welcome, w))
 }
 
 // TestBadCommitAfterGood: a commit that fails half-way is undone without the
@@ -300,21 +342,21 @@ func TestBadCommitAfterGood(t *testing.T) {
 	a, b, c, d := w.device("a"), w.device("b"), w.device("c"), w.device("d")
 	id := codec.NewID()
 	w.found(id, a, b)
-	first := must[*client.Step](t)(a.Add(id, [][]byte{c.pkg()}, w.check))
+	first := must[*client.Step](t)(a.Add(id, [][]byte{c.pkg()}, w))
 	a.Merge(id)
-	second := must[*client.Step](t)(a.Add(id, [][]byte{d.pkg()}, w.check))
+	second := must[*client.Step](t)(a.Add(id, [][]byte{d.pkg()}, w))
 	a.Merge(id)
 	b.restart()
-	must[*client.Epoch](t)(b.Process(id, first.Commit, w.check))
-	refuse := func(codec.Hash, codec.PublicKey, bool) error { return client.ErrCredential }
+	must[*client.Epoch](t)(b.Process(id, first.Commit, w))
+	refuse := leaves(func(codec.Hash, codec.PublicKey, bool) error { return client.ErrCredential })
 	late := 0
-	half := func(dev codec.Hash, key codec.PublicKey, fresh bool) error { // only the leaves after the step are bad
+	half := leaves(func(dev codec.Hash, key codec.PublicKey, fresh bool) error { // only the leaves after the step are bad
 		if !fresh {
 			late++
 			return client.ErrCredential
 		}
 		return nil
-	}
+	})
 	for name, check := range map[string]client.Credentials{"before": refuse, "after": half} {
 		if _, err := b.Process(id, second.Commit, check); !errors.Is(err, client.ErrCredential) {
 			t.Errorf("%s: got %v", name, err)
@@ -323,7 +365,7 @@ func TestBadCommitAfterGood(t *testing.T) {
 	if late == 0 {
 		t.Fatal("no leaf was checked after the step")
 	}
-	must[*client.Epoch](t)(b.Process(id, second.Commit, w.check))
+	must[*client.Epoch](t)(b.Process(id, second.Commit, w))
 	b.restart()
 	a.want(id, b, b.send(id, "still here"), "still here")
 }
@@ -333,21 +375,21 @@ func TestLostRace(t *testing.T) {
 	a, b, c, d := w.device("a"), w.device("b"), w.device("c"), w.device("d")
 	id := codec.NewID()
 	w.found(id, a, b)
-	lost := must[*client.Step](t)(a.Add(id, [][]byte{c.pkg()}, w.check))
-	won := must[*client.Step](t)(b.Add(id, [][]byte{d.pkg()}, w.check))
+	lost := must[*client.Step](t)(a.Add(id, [][]byte{c.pkg()}, w))
+	won := must[*client.Step](t)(b.Add(id, [][]byte{d.pkg()}, w))
 	a.restart()
 	b.Merge(id)
-	must[*client.Epoch](t)(a.Process(id, won.Commit, w.check))
+	must[*client.Epoch](t)(a.Process(id, won.Commit, w))
 	if err := a.Merge(id); err == nil {
 		t.Error("merged a commit that lost")
 	}
-	if _, err := b.Process(id, lost.Commit, w.check); !errors.Is(err, client.ErrEpoch) {
+	if _, err := b.Process(id, lost.Commit, w); !errors.Is(err, client.ErrEpoch) {
 		t.Errorf("got %v, want ErrEpoch", err)
 	}
-	again := must[*client.Step](t)(a.Add(id, [][]byte{c.pkg()}, w.check))
+	again := must[*client.Step](t)(a.Add(id, [][]byte{c.pkg()}, w))
 	a.Merge(id)
-	must[*client.Epoch](t)(b.Process(id, again.Commit, w.check))
-	must[*client.Epoch](t)(c.Join(again.Welcome, w.check))
+	must[*client.Epoch](t)(b.Process(id, again.Commit, w))
+	must[*client.Epoch](t)(c.Join(again.Welcome, w))
 	b.want(id, a, a.send(id, "x"), "x")
 }
 
@@ -356,7 +398,7 @@ func TestLostRace(t *testing.T) {
 func TestForgedCredential(t *testing.T) {
 	w := newWorld(t)
 	a, b, c := w.device("a"), w.device("b"), w.device("c")
-	all := func(codec.Hash, codec.PublicKey, bool) error { return nil }
+	all := leaves(func(codec.Hash, codec.PublicKey, bool) error { return nil })
 	id := codec.NewID()
 	w.found(id, a, b)
 
@@ -370,32 +412,32 @@ func TestForgedCredential(t *testing.T) {
 	for name, kp := range map[string][]byte{
 		"unknown device": stranger.pkg(), "another key": thief.pkg(), "revoked": c.pkg(),
 	} {
-		if _, err := a.Add(id, [][]byte{kp}, w.check); !errors.Is(err, client.ErrCredential) {
+		if _, err := a.Add(id, [][]byte{kp}, w); !errors.Is(err, client.ErrCredential) {
 			t.Errorf("%s: added: %v", name, err)
 		}
 		step := must[*client.Step](t)(a.Add(id, [][]byte{kp}, all))
 		a.Discard(id)
-		if _, err := b.Process(id, step.Commit, w.check); !errors.Is(err, client.ErrCredential) {
+		if _, err := b.Process(id, step.Commit, w); !errors.Is(err, client.ErrCredential) {
 			t.Errorf("%s: processed: %v", name, err)
 		}
 	}
-	if _, err := a.Add(id, [][]byte{twin.pkg()}, w.check); err == nil {
+	if _, err := a.Add(id, [][]byte{twin.pkg()}, w); err == nil {
 		t.Error("a device got a second leaf")
 	}
 	// A revoked member's commit is refused, its presence is not.
 	w.revoked[c.hash] = false
-	step := must[*client.Step](t)(b.Add(id, [][]byte{c.pkg()}, w.check))
+	step := must[*client.Step](t)(b.Add(id, [][]byte{c.pkg()}, w))
 	w.revoked[b.hash] = true
-	if _, err := a.Process(id, step.Commit, w.check); !errors.Is(err, client.ErrCredential) {
+	if _, err := a.Process(id, step.Commit, w); !errors.Is(err, client.ErrCredential) {
 		t.Errorf("revoked committer: %v", err)
 	}
 	b.Discard(id)
-	step = must[*client.Step](t)(a.Remove(id, []codec.Hash{b.hash}))
+	step = must[*client.Step](t)(a.Remove(id, []codec.Hash{b.hash}, w))
 	a.Merge(id)
 	if got := len(must[*client.Epoch](t)(a.Epoch(id)).Roster); got != 1 {
 		t.Errorf("%d members after the removal", got)
 	}
-	if _, err := b.Process(id, step.Commit, w.check); !errors.Is(err, client.ErrRemoved) {
+	if _, err := b.Process(id, step.Commit, w); !errors.Is(err, client.ErrRemoved) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -406,10 +448,10 @@ func TestForgedRemoval(t *testing.T) {
 	a, b := w.device("a"), w.device("b")
 	id := codec.NewID()
 	w.found(id, a, b)
-	step := must[*client.Step](t)(a.Remove(id, []codec.Hash{b.hash}))
+	step := must[*client.Step](t)(a.Remove(id, []codec.Hash{b.hash}, w))
 	bad := bytes.Clone(step.Commit)
 	bad[len(bad)-1] ^= 1 // the membership tag
-	if _, err := b.Process(id, bad, w.check); err == nil || errors.Is(err, client.ErrRemoved) {
+	if _, err := b.Process(id, bad, w); err == nil || errors.Is(err, client.ErrRemoved) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -422,14 +464,12 @@ func TestOldEpochsAreErased(t *testing.T) {
 	old := a.send(id, "old")
 	for i := range 6 {
 		x := w.device(fmt.Sprint("x", i))
-		step := must[*client.Step](t)(a.Add(id, [][]byte{x.pkg()}, w.check))
+		step := must[*client.Step](t)(a.Add(id, [][]byte{x.pkg()}, w))
 		a.Merge(id)
-		must[*client.Epoch](t)(b.Process(id, step.Commit, w.check))
+		must[*client.Epoch](t)(b.Process(id, step.Commit, w))
 	}
 	b.restart()
-	if _, err := b.Decrypt(id, old); !errors.Is(err, client.ErrEpoch) {
-		t.Errorf("got %v, want ErrEpoch", err)
-	}
+	b.refuses(id, old, client.ErrEpoch)
 	if b.restart(); len(b.disk) > 100 {
 		t.Errorf("%d values on disk", len(b.disk))
 	}
@@ -439,7 +479,7 @@ func TestNoteToSelf(t *testing.T) {
 	w := newWorld(t)
 	a := w.device("a")
 	id := codec.NewID()
-	must[*client.Epoch](t)(a.Create(id))
+	must[*client.Step](t)(a.Create(id, w))
 	a.restart()
 	a.send(id, "note")
 	a.restart()
@@ -451,7 +491,7 @@ func FuzzHostile(f *testing.F) {
 	a, b, c := w.device("a"), w.device("b"), w.device("c")
 	id := codec.ID{1}
 	w.found(id, a, b)
-	step, err := a.Add(id, [][]byte{c.pkg()}, w.check)
+	step, err := a.Add(id, [][]byte{c.pkg()}, w)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -461,7 +501,7 @@ func FuzzHostile(f *testing.F) {
 	f.Add(c.pkg())
 	b.save()
 	f.Fuzz(func(t *testing.T, data []byte) {
-		refuse := func(codec.Hash, codec.PublicKey, bool) error { return client.ErrCredential }
+		refuse := leaves(func(codec.Hash, codec.PublicKey, bool) error { return client.ErrCredential })
 		b.open()
 		b.Decrypt(id, data)
 		b.Process(id, data, refuse)
@@ -481,54 +521,54 @@ func BenchmarkGroup(b *testing.B) {
 		b.Run(fmt.Sprintf("found-%d", n), func(b *testing.B) {
 			for b.Loop() {
 				id = codec.NewID()
-				must[*client.Epoch](b)(ds[0].Create(id))
+				must[*client.Step](b)(ds[0].Create(id, w))
 				var kps [][]byte
 				for _, d := range ds[1:] {
 					kps = append(kps, d.pkg())
 				}
-				step := must[*client.Step](b)(ds[0].Add(id, kps, w.check))
+				step := must[*client.Step](b)(ds[0].Add(id, kps, w))
 				ds[0].Merge(id)
 				b.ReportMetric(float64(len(step.Welcome)), "welcome-B")
 				b.ReportMetric(float64(len(step.Commit)), "commit-B")
 				w := step.Welcome
 				b.StopTimer()
 				for _, d := range ds[1:2] {
-					must[*client.Epoch](b)(d.Join(w, d.w.check))
+					must[*client.Epoch](b)(d.Join(w, d.w))
 				}
 				b.StartTimer()
 			}
 		})
 		kps := make([][]byte, 0, n)
 		id = codec.NewID()
-		must[*client.Epoch](b)(ds[0].Create(id))
+		must[*client.Step](b)(ds[0].Create(id, w))
 		for _, d := range ds[1:] {
 			kps = append(kps, d.pkg())
 		}
-		step := must[*client.Step](b)(ds[0].Add(id, kps, w.check))
+		step := must[*client.Step](b)(ds[0].Add(id, kps, w))
 		ds[0].Merge(id)
 		ds[0].save()
 		ds[1].save()
 		b.Run(fmt.Sprintf("join-%d", n), func(b *testing.B) {
 			for b.Loop() {
 				ds[1].open()
-				must[*client.Epoch](b)(ds[1].Join(step.Welcome, w.check))
+				must[*client.Epoch](b)(ds[1].Join(step.Welcome, w))
 			}
 		})
 		ds[1].open()
-		must[*client.Epoch](b)(ds[1].Join(step.Welcome, w.check))
+		must[*client.Epoch](b)(ds[1].Join(step.Welcome, w))
 		ds[1].save()
 		x := w.device("x" + fmt.Sprint(n))
-		next := must[*client.Step](b)(ds[0].Add(id, [][]byte{x.pkg()}, w.check))
+		next := must[*client.Step](b)(ds[0].Add(id, [][]byte{x.pkg()}, w))
 		b.Run(fmt.Sprintf("commit-%d", n), func(b *testing.B) {
 			for b.Loop() {
 				ds[1].open()
-				must[*client.Epoch](b)(ds[1].Process(id, next.Commit, w.check))
+				must[*client.Epoch](b)(ds[1].Process(id, next.Commit, w))
 				must[[]client.Change](b)(ds[1].Changes())
 			}
 		})
 		b.Run(fmt.Sprintf("stage-%d", n), func(b *testing.B) {
 			for b.Loop() {
-				must[*client.Step](b)(ds[0].Add(id, [][]byte{x.pkg()}, w.check))
+				must[*client.Step](b)(ds[0].Add(id, [][]byte{x.pkg()}, w))
 				ds[0].Discard(id)
 			}
 		})
@@ -554,12 +594,12 @@ func TestUnusedKeyPackagesAreBounded(t *testing.T) {
 	first := b.pkg()
 	kept := must[[][]byte](t)(b.KeyPackages(3, 3))
 	b.restart()
-	must[*client.Epoch](t)(a.Create(id))
-	step := must[*client.Step](t)(a.Add(id, [][]byte{first}, w.check))
-	if _, err := b.Join(step.Welcome, w.check); err == nil {
+	must[*client.Step](t)(a.Create(id, w))
+	step := must[*client.Step](t)(a.Add(id, [][]byte{first}, w))
+	if _, err := b.Join(step.Welcome, w); err == nil {
 		t.Error("joined by a KeyPackage that was forgotten")
 	}
 	a.Discard(id)
-	step = must[*client.Step](t)(a.Add(id, kept[:1], w.check))
-	must[*client.Epoch](t)(b.Join(step.Welcome, w.check))
+	step = must[*client.Step](t)(a.Add(id, kept[:1], w))
+	must[*client.Epoch](t)(b.Join(step.Welcome, w))
 }

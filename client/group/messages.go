@@ -7,6 +7,7 @@ import (
 
 	"chancery/client"
 	"chancery/codec"
+	"chancery/internal/handshake"
 	"chancery/mls/tree"
 )
 
@@ -41,13 +42,17 @@ func (s *Groups) Decrypt(conversation codec.ID, ciphertext []byte) (*client.Plai
 	if err != nil {
 		return nil, failure(err)
 	}
+	policy, err := e.policy(m.Epoch)
+	if err != nil {
+		return nil, failure(err)
+	}
 	r, err := e.Group.Process(ciphertext)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't decrypt: %w", failure(err))
 	}
-	from, err := readLeaf(r.Leaf)
+	from, err := handshake.ReadLeaf(r.Leaf)
 	if err != nil {
 		return nil, err
 	}
-	return &client.Plaintext{Data: r.Application, AD: r.AuthenticatedData, Sender: from.device, Epoch: r.Epoch, Roster: roster}, nil
+	return &client.Plaintext{Data: r.Application, AD: r.AuthenticatedData, Sender: from.Device, Epoch: r.Epoch, Roster: roster, Policy: policy}, nil
 }

@@ -22,7 +22,7 @@ func TestRenewHeals(t *testing.T) {
 	thief.open()
 	thief.want(id, b, b.send(id, "overheard"), "overheard")
 
-	step := must[*client.Step](t)(a.Renew(id))
+	step := must[*client.Step](t)(a.Renew(id, w))
 	if len(step.Welcome) != 0 || len(step.Roster) != 3 {
 		t.Fatalf("a renewal with %d devices and a Welcome of %d bytes", len(step.Roster), len(step.Welcome))
 	}
@@ -30,14 +30,14 @@ func TestRenewHeals(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, d := range []*device{b, c} {
-		e := must[*client.Epoch](t)(d.Process(id, step.Commit, w.check))
+		e := must[*client.Epoch](t)(d.Process(id, step.Commit, w))
 		if e.Number != step.Number {
 			t.Fatalf("epoch %d, want %d", e.Number, step.Number)
 		}
 	}
 	secret := b.send(id, "secret")
 	a.want(id, b, secret, "secret")
-	if _, err := thief.Process(id, step.Commit, w.check); err == nil {
+	if _, err := thief.Process(id, step.Commit, w); err == nil {
 		t.Error("the thief follows")
 	}
 	if _, err := thief.Decrypt(id, secret); err == nil {
@@ -45,8 +45,8 @@ func TestRenewHeals(t *testing.T) {
 	}
 	// And it doesn't get back in by a commit of its own, which is of an epoch
 	// that is over.
-	own := must[*client.Step](t)(thief.Renew(id))
-	if _, err := b.Process(id, own.Commit, w.check); err == nil {
+	own := must[*client.Step](t)(thief.Renew(id, w))
+	if _, err := b.Process(id, own.Commit, w); err == nil {
 		t.Error("a commit of the epoch before was taken")
 	}
 }
@@ -60,13 +60,13 @@ func TestLastResort(t *testing.T) {
 	first := must[[]byte](t)(b.LastResort(client.LastResortMissing))
 	for range 2 {
 		id := codec.NewID()
-		must[*client.Epoch](t)(a.Create(id))
-		step := must[*client.Step](t)(a.Add(id, [][]byte{first}, w.check))
+		must[*client.Step](t)(a.Create(id, w))
+		step := must[*client.Step](t)(a.Add(id, [][]byte{first}, w))
 		if err := a.Merge(id); err != nil {
 			t.Fatal(err)
 		}
 		b.restart()
-		if e := must[*client.Epoch](t)(b.Join(step.Welcome, w.check)); !e.Shared {
+		if e := must[*client.Epoch](t)(b.Join(step.Welcome, w)); !e.Shared {
 			t.Fatal("nothing says that the keys may be shared")
 		}
 		if e := must[*client.Epoch](t)(b.Epoch(id)); e.Shared {

@@ -9,7 +9,6 @@ import (
 
 	"chancery/codec"
 	"chancery/mls"
-	"chancery/mls/cipher"
 	"chancery/mls/syntax"
 	"chancery/mls/tree"
 )
@@ -52,13 +51,8 @@ func (s *Groups) loadStock() error {
 
 func (s *Groups) generate(extensions ...tree.Extension) (*mls.OwnKeyPackage, error) {
 	now := s.now()
-	own, err := mls.NewKeyPackage(s.suite, &mls.Identity{
-		Signer: s.signer, Credential: tree.BasicCredential(s.device[:]),
-		Capabilities: tree.Capabilities{
-			Versions: []tree.Version{tree.MLS10}, CipherSuites: []cipher.ID{s.suite.ID()},
-			Credentials: []tree.CredentialType{tree.CredentialBasic},
-		},
-	}, tree.Lifetime{NotBefore: uint64(now.Add(-skew).Unix()), NotAfter: uint64(now.Add(lifetime).Unix())}, extensions, s.config.Random)
+	life := tree.Lifetime{NotBefore: uint64(now.Add(-skew).Unix()), NotAfter: uint64(now.Add(lifetime).Unix())}
+	own, err := mls.NewKeyPackage(s.suite, s.identity(), life, extensions, s.config.Random)
 	if err != nil {
 		return nil, fmt.Errorf("couldn't make a KeyPackage: %w", err)
 	}

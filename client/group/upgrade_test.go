@@ -115,29 +115,29 @@ func TestUpgrade(t *testing.T) {
 
 	// The library's KeyPackage, a path over its tree, everybody follows; c's
 	// commit has lost.
-	step := must[*client.Step](t)(e.Add(id, [][]byte{x.Package}, w.check))
+	step := must[*client.Step](t)(e.Add(id, [][]byte{x.Package}, w))
 	if err := e.Merge(id); err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range []*device{a, b, c} {
-		must[*client.Epoch](t)(d.Process(id, step.Commit, w.check))
+		must[*client.Epoch](t)(d.Process(id, step.Commit, w))
 		d.restart()
 	}
 	if err := c.Merge(id); err == nil {
 		t.Error("a commit that lost was merged")
 	}
-	must[*client.Epoch](t)(f.Join(step.Welcome, w.check))
+	must[*client.Epoch](t)(f.Join(step.Welcome, w))
 	talk(t, id, a, b, c, e, f)
 	// Someone who was removed before the upgrade learns nothing.
-	if _, err := all["d"].Process(id, step.Commit, w.check); !errors.Is(err, client.ErrEpoch) {
+	if _, err := all["d"].Process(id, step.Commit, w); !errors.Is(err, client.ErrEpoch) {
 		t.Errorf("got %v", err)
 	}
-	step = must[*client.Step](t)(a.Remove(id, []codec.Hash{f.hash}))
+	step = must[*client.Step](t)(a.Remove(id, []codec.Hash{f.hash}, w))
 	if err := a.Merge(id); err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range []*device{b, c, e} {
-		must[*client.Epoch](t)(d.Process(id, step.Commit, w.check))
+		must[*client.Epoch](t)(d.Process(id, step.Commit, w))
 	}
 	talk(t, id, a, b, c, e)
 }
@@ -161,9 +161,9 @@ func TestUpgradeStaged(t *testing.T) {
 		t.Errorf("got %v, want ErrReplay", err)
 	}
 	for _, d := range []*device{a, b, e} {
-		must[*client.Epoch](t)(d.Process(id, x.Staged.Commit, w.check))
+		must[*client.Epoch](t)(d.Process(id, x.Staged.Commit, w))
 	}
-	must[*client.Epoch](t)(f.Join(x.Staged.Welcome, w.check))
+	must[*client.Epoch](t)(f.Join(x.Staged.Welcome, w))
 	c.want(id, b, late2, "late too")
 	talk(t, id, a, b, c, e, f)
 	for at := range c.disk {
@@ -171,12 +171,12 @@ func TestUpgradeStaged(t *testing.T) {
 			t.Errorf("c still has %s", at.name)
 		}
 	}
-	step := must[*client.Step](t)(c.Remove(id, []codec.Hash{f.hash}))
+	step := must[*client.Step](t)(c.Remove(id, []codec.Hash{f.hash}, w))
 	if err := c.Merge(id); err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range []*device{a, b, e} {
-		must[*client.Epoch](t)(d.Process(id, step.Commit, w.check))
+		must[*client.Epoch](t)(d.Process(id, step.Commit, w))
 		d.restart()
 	}
 	c.restart()

@@ -221,6 +221,18 @@ func (c *Client) Conversations(ctx context.Context) ([]wire.Conversation, error)
 	return list[wire.Conversation](ctx, c, wire.PathConversations, nil)
 }
 
+// Elsewhere returns the conversations that other devices of the device's member
+// are in and it isn't.
+func (c *Client) Elsewhere(ctx context.Context) ([]codec.ID, error) {
+	return list[codec.ID](ctx, c, wire.PathGroups, nil)
+}
+
+// Group returns where a conversation's group stands, for a device that may join
+// it by itself.
+func (c *Client) Group(ctx context.Context, conversation codec.ID) (*wire.Group, error) {
+	return get[wire.Group](ctx, c, wire.PathGroups+"/"+conversation.String(), nil)
+}
+
 // Archive returns a page of what a request's scope may touch, to its opener.
 func (c *Client) Archive(ctx context.Context, request codec.Hash, after uint64) (*wire.ArchivePage, error) {
 	return get[wire.ArchivePage](ctx, c, wire.PathArchive, url.Values{

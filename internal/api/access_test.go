@@ -82,6 +82,8 @@ func endpoints(request codec.Hash) []endpoint {
 		{"GET", wire.PathQueue, "device"},
 		{"POST", wire.PathAcks, "device"},
 		{"GET", wire.PathConversations, "device"},
+		{"GET", wire.PathGroups, "device"},
+		{"GET", wire.PathGroups + "/" + codec.NewID().String(), "device"},
 		{"GET", wire.PathArchive + "?request=" + request.String(), "opener"},
 		{"POST", wire.PathHeads, "opener " + people},
 		{"PUT", wire.PathProductions + request.String(), "opener"},
@@ -263,7 +265,7 @@ func TestArchive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(page.Items) != 5 || len(page.Rosters) != 1 || page.Next != 0 {
+	if len(page.Items) != 5 || len(page.Rosters) != 2 || page.Next != 0 {
 		t.Fatalf("%d items, %d rosters, next %d", len(page.Items), len(page.Rosters), page.Next)
 	}
 	for _, it := range page.Items {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"chancery/client"
 	"chancery/client/remote"
 	"chancery/codec"
 	"chancery/envelope"
@@ -36,6 +37,9 @@ type stage struct {
 	stop   func() // the server
 	fault  func(step string) error
 	faults sync.Mutex
+
+	devices map[codec.Hash]*orgtest.Device // see groups
+	members map[codec.Hash]client.Groups
 }
 
 func listen(t *testing.T, address string) net.Listener {
@@ -49,7 +53,7 @@ func listen(t *testing.T, address string) net.Listener {
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	s := &stage{t: t, dir: t.TempDir()}
+	s := &stage{t: t, dir: t.TempDir(), devices: map[codec.Hash]*orgtest.Device{}, members: map[codec.Hash]client.Groups{}}
 	keys, err := api.Init(s.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -134,49 +138,6 @@ type talk struct {
 	roster       manifest.Roster
 	seq          uint64
 	prev         codec.Hash
-}
-
-func (s *stage) commit(t *talk, roster manifest.Roster, added []codec.Hash) *wire.CommitSubmission {
-	s.t.Helper()
-	c := &manifest.Commit{Organisation: s.ID, Conversation: t.conversation, Device: t.device.Hash, Roster: roster.Root()}
-	in := &wire.CommitSubmission{Roster: roster, Added: added}
-	if !t.statement.IsZero() {
-		in.Commit = []byte("an MLS commit, which only members read")
-		c.Epoch, c.Previous, c.Transcript, c.Message = t.epoch+1, t.statement, make([]byte, 32), manifest.CiphertextHash(in.Commit)
-	}
-	if len(added) > 0 {
-		in.Welcome = []byte("an MLS Welcome")
-	}
-	s.sign(t.device, c, in)
-	return in
-}
-
-func (s *stage) sign(by *orgtest.Device, c *manifest.Commit, in *wire.CommitSubmission) {
-	s.t.Helper()
-	var err error
-	if in.Statement, err = manifest.SignCommit(by.Key, c); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// found makes a conversation of devices at epoch 0 and returns their sides.
-func (s *stage) found(devices ...*orgtest.Device) []*talk {
-	s.t.Helper()
-	id := codec.NewID()
-	var hashes []codec.Hash
-	for _, d := range devices {
-		hashes = append(hashes, d.Hash)
-	}
-	roster := manifest.NewRoster(hashes)
-	in := s.commit(&talk{device: devices[0], conversation: id}, roster, nil)
-	if _, err := s.as(devices[0]).Commit(s.t.Context(), in); err != nil {
-		s.t.Fatal(err)
-	}
-	var out []*talk
-	for _, d := range devices {
-		out = append(out, &talk{s: s, device: d, conversation: id, statement: manifest.CommitHash(in.Statement), roster: roster})
-	}
-	return out
 }
 
 func (t *talk) header(kind envelope.Kind) *envelope.Header {
@@ -346,10 +307,10 @@ func TestWholePath(t *testing.T) {
 	sides := s.found(alice, bob)
 	_, first, index := sides[0].send("one", nil)
 	_, second, _ := sides[0].send("two", index)
-	if len(first) != 2 || len(second) != 1 || first[0].Index != 1 || second[0].Index != 3 {
+	if len(first) != 2 || len(second) != 1 || first[0].Index != 2 || second[0].Index != 4 {
 		t.Fatalf("receipts %+v, %+v", first, second)
 	}
-	if second[0].Opening.Body.Previous != first[1].Leaf() || second[0].Opening.Body.Position != 3 {
+	if second[0].Opening.Body.Previous != first[1].Leaf() || second[0].Opening.Body.Position != 4 {
 		t.Fatal("the conversation's leaves aren't chained")
 	}
 
@@ -358,7 +319,7 @@ func TestWholePath(t *testing.T) {
 		t.Fatalf("%d items, want commit, index envelope and messages: %v", len(every), err)
 	}
 	items, _ := bodies(every, nil)
-	for i, kind := range []uint8{wire.DeliveryCommit, wire.DeliveryMessage, wire.DeliveryMessage} {
+	for i, kind := range []uint8{wire.DeliveryWelcome, wire.DeliveryMessage, wire.DeliveryMessage} {
 		if items[i].Kind != kind || (i > 0 && items[i].Cursor <= items[i-1].Cursor) {
 			t.Fatalf("item %d: %+v", i, items[i])
 		}
@@ -367,11 +328,11 @@ func TestWholePath(t *testing.T) {
 		t.Fatal("the commit came without its roster")
 	}
 	mine, err := s.as(alice).Queue(t.Context(), 0, 0)
-	if err != nil || len(mine) != 4 {
+	if err != nil || len(mine) != 5 {
 		t.Fatalf("the sender is told of %d leaves, %v", len(mine), err)
 	}
-	if mine, _ = bodies(mine, nil); len(mine) != 1 {
-		t.Fatalf("the sender got %d of its own ciphertexts", len(mine)-1)
+	if mine, _ = bodies(mine, nil); len(mine) != 2 {
+		t.Fatalf("the sender got %d of its own ciphertexts", len(mine)-2)
 	}
 
 	// Bob checks the receipt against the witnessed logs.
@@ -380,7 +341,7 @@ func TestWholePath(t *testing.T) {
 	if err := r.Sync(t.Context(), s.anyone); err != nil {
 		t.Fatal(err)
 	}
-	c := s.witnessed(r, 4)
+	c := s.witnessed(r, 5)
 	proof, err := ledger.ProveInclusion(s.anyone.Hashes(t.Context(), ledger.MessagesLog, c.Checkpoint), c.Size, second[0].Index)
 	if err != nil {
 		t.Fatal(err)
@@ -400,10 +361,10 @@ func TestWholePath(t *testing.T) {
 		}
 		return s.as(bob).Acknowledge(t.Context(), raw)
 	}
-	if err := ack(3, leaf); err != nil {
+	if err := ack(4, leaf); err != nil {
 		t.Fatal(err)
 	}
-	if err := ack(3, codec.Sum("another")); err == nil {
+	if err := ack(4, codec.Sum("another")); err == nil {
 		t.Fatal("acknowledged a leaf that isn't there")
 	}
 	if err := ack(9, leaf); err == nil {
@@ -417,7 +378,7 @@ func TestWholePath(t *testing.T) {
 		t.Fatalf("after a restart: %d items, %v", len(again), err)
 	}
 	own, err := s.as(alice).Conversations(t.Context())
-	if err != nil || len(own) != 1 || own[0].NextSeq != 3 || own[0].Prev != sides[0].prev || own[0].Position != 4 {
+	if err != nil || len(own) != 1 || own[0].NextSeq != 3 || own[0].Prev != sides[0].prev || own[0].Position != 5 {
 		t.Fatalf("conversations: %+v, %v", own, err)
 	}
 	status, err := s.anyone.Status(t.Context())
@@ -453,7 +414,7 @@ func TestRetriesAreTheSame(t *testing.T) {
 	if _, err := s.as(alice).Send(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
-	d.encrypt(sides[0].conversation[:], 0, manifest.AuthenticatedData(d.Core))
+	d.encrypt(sides[0].conversation[:], sides[0].epoch, manifest.AuthenticatedData(d.Core))
 	d.ciphertext[len(d.ciphertext)-1] ^= 1
 	d.transport.Ciphertexts = []codec.Hash{manifest.CiphertextHash(d.ciphertext)}
 	raw, err = s.as(alice).Send(t.Context(), sides[0].submission(d))

@@ -134,9 +134,9 @@ func (s *server) message(c *call) (any, error) {
 }
 
 func (s *server) commit(c *call) (any, error) {
-	in, err := decode[wire.CommitSubmission](c)
+	in, err := wire.ParseCommit(c.body)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", c.URL.Path, err)
 	}
 	return receipted(s.delivery.Commit(c.Context(), c.who.device, in))
 }
@@ -170,6 +170,16 @@ func (s *server) acknowledge(c *call) (any, error) {
 
 func (s *server) conversations(c *call) (any, error) {
 	return s.delivery.Conversations(c.Context(), c.who.device)
+}
+
+func (s *server) elsewhere(c *call) (any, error) { return s.delivery.Elsewhere(c.who.device), nil }
+
+func (s *server) group(c *call) (any, error) {
+	id, err := codec.ParseID(c.PathValue("conversation"))
+	if err != nil {
+		return nil, fmt.Errorf("conversation: %w", err)
+	}
+	return s.delivery.Group(c.Context(), c.who.device, id)
 }
 
 func (s *server) archive(c *call) (any, error) {

@@ -26,7 +26,7 @@ const (
 	statement  = 1280 << 10
 	keyStock   = 2 << 20
 	submission = 10 << 20
-	step       = 6 << 20
+	step       = 10 << 20
 	production = 64 << 20
 )
 
@@ -88,6 +88,8 @@ func (s *server) routes() []route {
 		{"GET " + wire.PathQueue, aDevice, "an enrolled device", 0, s.queue},
 		{"POST " + wire.PathAcks, aDevice, "an enrolled device", 128 << 10, s.acknowledge},
 		{"GET " + wire.PathConversations, aDevice, "an enrolled device", 0, s.conversations},
+		{"GET " + wire.PathGroups, aDevice, "an enrolled device", 0, s.elsewhere},
+		{"GET " + wire.PathGroups + "/{conversation}", aDevice, "an enrolled device", 0, s.group},
 		{"GET " + wire.PathArchive, anOpener, "the opener that the request's log names", 0, s.archive},
 		{"POST " + wire.PathHeads, headsOf, "an opener or a person with a role", 0, s.heads},
 		{"PUT " + wire.PathProductions + "{request}", anOpener, "the opener that the request's log names", production, s.putProduction},

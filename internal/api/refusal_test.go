@@ -48,11 +48,11 @@ func TestRefusals(t *testing.T) {
 		{"no such conversation", "conversation", func(d *draft) {
 			d.header.Conversation = codec.NewID()
 			side.seal(d, "x", index)
-			d.encrypt(d.header.Conversation[:], 0, manifest.AuthenticatedData(d.Core))
+			d.encrypt(d.header.Conversation[:], side.epoch, manifest.AuthenticatedData(d.Core))
 		}},
 		{"an epoch to come", "epoch", func(d *draft) {
-			d.transport.Epoch = 1
-			d.encrypt(side.conversation[:], 1, manifest.AuthenticatedData(d.Core))
+			d.transport.Epoch = side.epoch + 1
+			d.encrypt(side.conversation[:], side.epoch+1, manifest.AuthenticatedData(d.Core))
 		}},
 		{"another conversation's roster", "roster", func(d *draft) { d.transport.Roster = elsewhere[0].statement }},
 		{"a roster that nobody stated", "roster", func(d *draft) { d.transport.Roster = codec.Sum("x") }},
@@ -74,13 +74,13 @@ func TestRefusals(t *testing.T) {
 		{"none stated", "kind", func(d *draft) { d.transport.Ciphertexts = nil }},
 		{"two stated", "transport", func(d *draft) { d.transport.Ciphertexts = append(d.transport.Ciphertexts, codec.Hash{}) }},
 		{"authenticated data of another core", "binding", func(d *draft) {
-			d.encrypt(side.conversation[:], 0, manifest.AuthenticatedData(earlier.CoreHash()))
+			d.encrypt(side.conversation[:], side.epoch, manifest.AuthenticatedData(earlier.CoreHash()))
 		}},
 		{"ciphertext of another group", "binding", func(d *draft) {
-			d.encrypt(elsewhere[0].conversation[:], 0, manifest.AuthenticatedData(d.Core))
+			d.encrypt(elsewhere[0].conversation[:], side.epoch, manifest.AuthenticatedData(d.Core))
 		}},
 		{"ciphertext of another epoch", "binding", func(d *draft) {
-			d.encrypt(side.conversation[:], 1, manifest.AuthenticatedData(d.Core))
+			d.encrypt(side.conversation[:], side.epoch+1, manifest.AuthenticatedData(d.Core))
 		}},
 		{"no MLS message", "binding", func(d *draft) {
 			d.ciphertext = []byte("plain")
@@ -103,7 +103,7 @@ func TestRefusals(t *testing.T) {
 		{"an attachment that isn't stored", "attachment", func(d *draft) {
 			d.Body.Attachments = []codec.Hash{codec.Sum("file")}
 			d.Reprove(t)
-			d.encrypt(side.conversation[:], 0, manifest.AuthenticatedData(d.Core))
+			d.encrypt(side.conversation[:], side.epoch, manifest.AuthenticatedData(d.Core))
 		}},
 		{"an envelope out of its one form", "size", func(d *draft) {
 			changed := *d.Envelope
@@ -127,7 +127,7 @@ func TestRefusals(t *testing.T) {
 	_, err = s.as(alice).Send(t.Context(), &wire.Submission{Message: item(d.Message), Ciphertext: d.ciphertext})
 	s.refused("another device's signature", err, "signature", d.Core)
 	// Carol isn't in the conversation.
-	outsider := &talk{s: s, device: carol, conversation: side.conversation, statement: side.statement}
+	outsider := &talk{s: s, device: carol, conversation: side.conversation, epoch: side.epoch, statement: side.statement}
 	d = outsider.draft("x", index)
 	_, err = s.as(carol).Send(t.Context(), outsider.submission(d))
 	s.refused("a device from outside", err, "roster", d.Core)
@@ -185,12 +185,9 @@ func TestRevokedInTheRoster(t *testing.T) {
 		s.stop()
 		s.start("127.0.0.1:0")
 	}
-	roster := manifest.NewRoster([]codec.Hash{alice.Hash, bob.Hash})
-	in := s.commit(side, roster, nil)
-	if _, err := s.as(alice).Commit(t.Context(), in); err != nil {
-		t.Fatal(err)
-	}
-	side.epoch, side.statement, side.roster = side.epoch+1, manifest.CommitHash(in.Statement), roster
+	in := s.removes(side, carol.Hash)
+	s.commits(side, in)
+	side.at(in)
 	side.send("after", nil)
 }
 
@@ -253,11 +250,11 @@ func TestCommits(t *testing.T) {
 	sides := s.found(alice, bob)
 	side, other := sides[0], sides[1]
 	_, _, index := side.send("before", nil)
-	all := manifest.NewRoster([]codec.Hash{alice.Hash, bob.Hash, carol.Hash})
-	added := []codec.Hash{carol.Hash}
+	s.knows(carol)
 
+	// What a submission says of itself. What the group says of it: TestJudging.
 	change := func(f func(c *manifest.Commit, in *wire.CommitSubmission)) *wire.CommitSubmission {
-		in := s.commit(side, all, added)
+		in := s.adds(side, carol)
 		c, err := manifest.ParseCommit(in.Statement)
 		if err != nil {
 			t.Fatal(err)
@@ -266,7 +263,16 @@ func TestCommits(t *testing.T) {
 		s.sign(alice, c, in)
 		return in
 	}
-	outsider := &talk{s: s, device: carol, conversation: side.conversation, statement: side.statement}
+	again := func() *wire.CommitSubmission {
+		_, in := s.founds(bob)
+		c, err := manifest.ParseCommit(in.Statement)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Conversation = side.conversation
+		s.sign(bob, c, in)
+		return in
+	}
 	tests := []struct {
 		name, reason string
 		by           *orgtest.Device
@@ -287,8 +293,7 @@ func TestCommits(t *testing.T) {
 			in.Roster = manifest.NewRoster([]codec.Hash{alice.Hash, bob.Hash, in.Added[0]})
 			c.Roster = in.Roster.Root()
 		})},
-		{"by a device from outside", "roster", carol, s.commit(outsider, all, added)},
-		{"a conversation that exists", "conversation", alice, s.commit(&talk{s: s, device: alice, conversation: side.conversation}, manifest.NewRoster([]codec.Hash{alice.Hash}), nil)},
+		{"a conversation that exists", "conversation", bob, again()},
 	}
 	for _, test := range tests {
 		_, err := s.as(test.by).Commit(t.Context(), test.in)
@@ -296,13 +301,13 @@ func TestCommits(t *testing.T) {
 	}
 
 	// Two commits for one epoch: the first wins, the loser is told to catch up.
-	winner, loser := s.commit(side, all, added), s.commit(other, all, added)
+	winner, loser := s.adds(side, carol), s.adds(other, carol)
 	raw, err := s.as(alice).Commit(t.Context(), winner)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.as(alice).Commit(t.Context(), winner)
-	if err != nil || string(again[0]) != string(raw[0]) {
+	retry, err := s.as(alice).Commit(t.Context(), winner)
+	if err != nil || string(retry[0]) != string(raw[0]) {
 		t.Fatalf("a retry got another receipt, or %v", err)
 	}
 	_, err = s.as(bob).Commit(t.Context(), loser)
@@ -334,22 +339,17 @@ func TestCommits(t *testing.T) {
 	}
 	// After a removal it does not, and the index key that the removed one has is
 	// of no more use.
-	for _, sd := range sides {
-		sd.epoch, sd.statement, sd.roster = 1, manifest.CommitHash(winner.Statement), all
-	}
-	remaining := manifest.NewRoster([]codec.Hash{alice.Hash, carol.Hash})
-	removal := s.commit(side, remaining, nil)
-	if _, err := s.as(alice).Commit(t.Context(), removal); err != nil {
-		t.Fatal(err)
-	}
+	s.enters(side, winner, other)
+	removal := s.removes(side, bob.Hash)
+	s.commits(side, removal)
 	d = side.draft("an epoch too late", index)
 	_, err = s.as(alice).Send(t.Context(), side.submission(d))
 	s.refused("a message for a removed device", err, "epoch", d.Core)
-	side.epoch, side.statement = 2, manifest.CommitHash(removal.Statement)
+	side.at(removal)
 	d = side.draft("an index too old", index)
 	_, err = s.as(alice).Send(t.Context(), side.submission(d))
 	s.refused("an index key that a removed device has", err, "index", d.Core)
-	other.epoch, other.statement = 2, side.statement
+	other.at(removal)
 	d = other.draft("from a removed device", index)
 	_, err = s.as(bob).Send(t.Context(), other.submission(d))
 	s.refused("a removed device", err, "roster", d.Core)
@@ -384,7 +384,7 @@ func TestWakeUp(t *testing.T) {
 	if after := <-woken; after < 200*time.Millisecond || after > 10*time.Second {
 		t.Fatalf("woken after %s", after)
 	}
-	if got, err := bodies(s.as(alice).Queue(t.Context(), 0, time.Second)); err != nil || len(got) != 1 {
+	if got, err := bodies(s.as(alice).Queue(t.Context(), 0, time.Second)); err != nil || len(got) != 2 {
 		t.Fatalf("got %d items, %v", len(got), err)
 	}
 }

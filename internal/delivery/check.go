@@ -208,11 +208,14 @@ type commit struct {
 	message []byte
 	welcome []byte
 	added   []codec.Hash
+	info    []byte  // GroupInfo
+	judged  *judged // nil where the conversation wasn't where the commit says
 }
 
 const (
 	maxCommit  = 1 << 20
 	maxWelcome = 4 << 20
+	maxInfo    = 4 << 20
 )
 
 func (s *Server) checkCommit(device codec.Hash, in *wire.CommitSubmission) (*commit, error) {
@@ -224,8 +227,8 @@ func (s *Server) checkCommit(device codec.Hash, in *wire.CommitSubmission) (*com
 		return nil, fmt.Errorf("%w: the commit is another device's", ErrForbidden)
 	}
 	hash := manifest.CommitHash(in.Statement)
-	if len(in.Commit) > maxCommit || len(in.Welcome) > maxWelcome {
-		return nil, refuse(hash, ReasonSize, "commit of %d bytes and welcome of %d", len(in.Commit), len(in.Welcome))
+	if len(in.Commit) > maxCommit || len(in.Welcome) > maxWelcome || len(in.GroupInfo) > maxInfo {
+		return nil, refuse(hash, ReasonSize, "commit of %d bytes, Welcome of %d and GroupInfo of %d", len(in.Commit), len(in.Welcome), len(in.GroupInfo))
 	}
 	var key codec.PublicKey
 	var organisation codec.Hash
@@ -265,7 +268,7 @@ func (s *Server) checkCommit(device codec.Hash, in *wire.CommitSubmission) (*com
 		return nil, refuse(hash, ReasonSize, "%d devices added", len(in.Added))
 	}
 	return &commit{
-		Commit: c, hash: hash, raw: in.Statement, roster: in.Roster, message: in.Commit, welcome: in.Welcome, added: in.Added,
+		Commit: c, hash: hash, raw: in.Statement, roster: in.Roster, message: in.Commit, welcome: in.Welcome, added: in.Added, info: in.GroupInfo,
 	}, nil
 }
 

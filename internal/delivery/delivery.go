@@ -60,6 +60,7 @@ type Server struct {
 	Config
 	jobs    chan *job
 	stopped chan struct{}
+	groups  *groups
 
 	mu            sync.RWMutex // guards what follows; only the writer changes conversations
 	conversations map[codec.ID]*conversation
@@ -91,7 +92,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Logged == nil {
 		cfg.Logged = func() {}
 	}
-	s := &Server{Config: cfg, jobs: make(chan *job, maxQueued), stopped: make(chan struct{})}
+	s := &Server{Config: cfg, jobs: make(chan *job, maxQueued), stopped: make(chan struct{}), groups: newGroups(maxFollowed)}
 	if err := s.load(ctx); err != nil {
 		return nil, err
 	}
@@ -192,6 +193,7 @@ type row struct {
 	welcome []byte
 	epoch   *store.Epoch
 	changed []*store.Membership
+	group   *judged // of a commit
 }
 
 type place struct {
@@ -393,6 +395,9 @@ func (r *row) write(tx store.Tx) error {
 			return err
 		}
 	}
+	if r.group != nil && r.group.next != nil {
+		return r.group.next.write(tx, r.leaf.Conversation, r.group.before)
+	}
 	return nil
 }
 
@@ -414,6 +419,9 @@ func (b *batch) publish() {
 		}
 		for _, m := range r.changed {
 			s.box(m.Device).set(m)
+		}
+		if r.group != nil && r.group.next != nil {
+			s.groups.put(r.leaf.Conversation, r.group.next)
 		}
 		c := s.conversations[r.leaf.Conversation]
 		if c == nil {

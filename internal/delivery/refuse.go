@@ -32,6 +32,11 @@ const (
 	ReasonTags       Reason = "tags"         // form, number or hash
 	ReasonAttachment Reason = "attachment"   // not stored
 	ReasonCommit     Reason = "commit"       // an MLS step that contradicts its statement
+	ReasonGroup      Reason = "group"        // an MLS step that the group doesn't take, or that leads elsewhere than stated
+	ReasonWelcome    Reason = "welcome"      // a Welcome for other KeyPackages than those added
+	ReasonInfo       Reason = "groupinfo"    // no GroupInfo of the new epoch by the committer
+	ReasonArchive    Reason = "archive"      // the group pins no archive, or one that it may not
+	ReasonJoin       Reason = "join"         // an external commit by a device that may not join by itself
 )
 
 // ErrMalformed means that bytes are nothing that could be refused by name: there

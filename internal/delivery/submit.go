@@ -8,6 +8,7 @@ import (
 
 	"chancery/codec"
 	"chancery/envelope"
+	"chancery/internal/handshake"
 	"chancery/internal/store"
 	"chancery/internal/wire"
 	"chancery/manifest"
@@ -147,6 +148,9 @@ func (b *batch) checkRoster(it *item, c *conversation) error {
 	if !roster.Contains(it.Header.Device) {
 		return refuse(it.core, ReasonRoster, "the device is not in the conversation")
 	}
+	if !c.Policy.IsZero() && t.Epoch >= c.Pinned && !handshake.Later(b.state, c.Policy, it.Header.PolicyLeaf) {
+		return refuse(it.core, ReasonHeader, "the policy is an earlier one than the conversation pins")
+	}
 	return nil
 }
 
@@ -214,6 +218,9 @@ func (s *Server) Commit(ctx context.Context, device codec.Hash, in *wire.CommitS
 	if err != nil {
 		return nil, s.sign(err)
 	}
+	if c.judged, err = s.judge(ctx, c); err != nil {
+		return nil, s.sign(err)
+	}
 	rows, err := s.do(ctx, func(b *batch, j *job) error { return b.commitStep(j, c) })
 	if err != nil {
 		return nil, err
@@ -240,7 +247,7 @@ func (b *batch) commitStep(j *job, in *commit) error {
 	if err != nil {
 		return err
 	}
-	r := &row{object: in.hash, body: in.message, welcome: in.welcome}
+	r := &row{object: in.hash, body: in.message, welcome: in.welcome, group: in.judged}
 	r.leaf = store.Leaf{Kind: manifest.LeafCommit, Epoch: in.Epoch, Device: in.Device, Object: in.raw}
 	if err := b.receipt(c, r, 0); err != nil {
 		return err
@@ -267,7 +274,11 @@ func (b *batch) step(in *commit) (*conversation, error) {
 		return nil, err
 	}
 	added, removed := difference(in.roster, c.roster), difference(c.roster, in.roster)
-	if in.Epoch > 0 && !slices.Equal(manifest.NewRoster(in.added), added) {
+	welcomed := in.added
+	if in.joins() {
+		welcomed = append(slices.Clone(welcomed), in.Device)
+	}
+	if in.Epoch > 0 && !slices.Equal(manifest.NewRoster(welcomed), added) {
 		return nil, refuse(in.hash, ReasonCommit, "the Welcome is for other devices than the roster adds")
 	}
 	if !in.roster.Contains(in.Device) && in.Epoch == 0 {
@@ -281,6 +292,9 @@ func (b *batch) step(in *commit) (*conversation, error) {
 	if _, err := b.state.CheckDevice(in.Device, b.state.Size(), b.now); err != nil {
 		return nil, refuse(in.hash, ReasonDevice, "%v", err)
 	}
+	if err := b.settle(in, c); err != nil {
+		return nil, err
+	}
 	if len(removed) > 0 {
 		c.Removal = in.Epoch
 	}
@@ -288,16 +302,19 @@ func (b *batch) step(in *commit) (*conversation, error) {
 	return c, nil
 }
 
+// joins reports whether a commit brings its own device in.
+func (in *commit) joins() bool { return in.judged != nil && in.judged.joins }
+
 func (in *commit) follows(c *conversation) error {
 	switch {
 	case c == nil:
 		return refuse(in.hash, ReasonUnknown, "no such conversation")
-	case !c.roster.Contains(in.Device):
-		return refuse(in.hash, ReasonRoster, "the device is not in the conversation")
 	case in.Epoch != c.Epoch+1:
 		return refuse(in.hash, ReasonEpoch, "epoch %d, and the conversation is at %d", in.Epoch, c.Epoch)
 	case in.Previous != c.Commit:
 		return refuse(in.hash, ReasonEpoch, "epoch %d follows another statement", in.Epoch)
+	case !in.joins() && !c.roster.Contains(in.Device):
+		return refuse(in.hash, ReasonRoster, "the device is not in the conversation")
 	}
 	return nil
 }

@@ -15,11 +15,13 @@ import (
 	"filippo.io/nistec"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"chancery/client/group"
 	"chancery/client/remote"
 	"chancery/codec"
 	"chancery/control"
 	"chancery/envelope"
 	"chancery/internal/ceremony"
+	"chancery/internal/handshake"
 	"chancery/internal/httpsig"
 	"chancery/internal/matters"
 	"chancery/internal/opener"
@@ -63,19 +65,32 @@ func (s *stage) renegade(t *testing.T) *renegade {
 	r := &renegade{s: s, t: t, member: invites[0].Member, key: codec.NewPrivateKey(), conversation: codec.NewID()}
 	r.hash = s.logged(t, &control.Device{Member: r.member, Key: r.key.PublicKey(), Evidence: control.EvidenceNone, Nonce: codec.NewID()}, byKey(r.key), byKey(invitation))
 	r.server = s.server.As(httpsig.Ed25519(r.key))
-	roster := manifest.NewRoster([]codec.Hash{r.hash})
+	groups, err := group.New(time.Now)(r.hash, r.key.Seed(), unwritten{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	step, err := groups.Create(r.conversation, handshake.Log{Read: s.replica.Read})
+	if err != nil {
+		t.Fatal(err)
+	}
 	commit, err := manifest.SignCommit(r.key, &manifest.Commit{
-		Organisation: s.home.Organisation, Conversation: r.conversation, Device: r.hash, Roster: roster.Root(),
+		Organisation: s.home.Organisation, Conversation: r.conversation, Device: r.hash, Roster: step.Roster.Root(),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.server.Commit(ctx, &wire.CommitSubmission{Statement: commit, Roster: roster}); err != nil {
+	if _, err := r.server.Commit(ctx, &wire.CommitSubmission{Statement: commit, Roster: step.Roster, GroupInfo: step.GroupInfo}); err != nil {
 		t.Fatal(err)
 	}
 	r.statement = manifest.CommitHash(commit)
 	return r
 }
+
+// unwritten is a device's file that nothing was written to.
+type unwritten struct{}
+
+func (unwritten) Value(string) ([]byte, error)              { return nil, nil }
+func (unwritten) Group(codec.ID) (map[string][]byte, error) { return nil, nil }
 
 // draft is a message that the device may change before it signs.
 type draft struct {

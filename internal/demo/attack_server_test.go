@@ -420,7 +420,7 @@ func (s *stage) stale(t *testing.T, i *insider, everything *haul) {
 // either.
 func TestWitnessesGone(t *testing.T) {
 	if !campaign() {
-		t.Skip("five minutes of waiting: run by `./test campaign`, or under CHANCERY_CAMPAIGN=1")
+		t.Skip("waits out the five minutes that holders go on without witnesses: CHANCERY_CAMPAIGN=1 go test ./internal/demo -run TestWitnessesGone, or ./test campaign")
 	}
 	s := scene(t, "approve")
 	h := s.ask(t, approvals, nil)

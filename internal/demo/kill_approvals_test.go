@@ -26,10 +26,7 @@ import (
 // TestKillApprovals kills the server while people submit: what was acknowledged
 // is there afterwards, and offering it again changes nothing.
 func TestKillApprovals(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), killTime())
-	defer cancel()
-	s := scene(t, "keys")
-	k := newKiller(t)
+	ctx, s, k := underFire(t, "keys")
 	recipient, err := hpke.MLKEM768X25519().GenerateKey()
 	if err != nil {
 		t.Fatal(err)

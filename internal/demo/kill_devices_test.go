@@ -112,10 +112,7 @@ func (h *host) enrolRest(ctx context.Context) error {
 // TestKillEnrolment kills the process that enrols devices until it gets to its
 // end: each member has one device, which works.
 func TestKillEnrolment(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), killTime())
-	defer cancel()
-	s := scene(t, "keys")
-	k := newKiller(t)
+	ctx, s, k := underFire(t, "keys")
 	for n := range rounds(3, 30) {
 		names := []string{"Ada", "Ben", "Cleo", "Dora", "Eli", "Fay"}
 		invites := s.invite(ctx, t, names...)
@@ -177,10 +174,7 @@ func writeOrders(t *testing.T, s *stage, o *hostOrders) string {
 // TestKillDevices kills the process that hosts sending devices, and lets it go
 // on from the same folder.
 func TestKillDevices(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), killTime())
-	defer cancel()
-	s := scene(t, "keys")
-	k := newKiller(t)
+	ctx, s, k := underFire(t, "keys")
 	invites := s.invite(ctx, t, "Ada", "Ben", "Cleo")
 	away, here := DeviceOptions{Dir: s.path("devices", "away")}, DeviceOptions{Dir: s.path("devices", "here")}
 	rand.Read(away.Key[:]) // never fails

@@ -17,10 +17,7 @@ import (
 // TestKillHolders kills a keyholder, guard, witness, the server or the opener
 // while requests are opened, and tries again with a new opener until it opens.
 func TestKillHolders(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), killTime())
-	defer cancel()
-	s := scene(t, "approve")
-	k := newKiller(t)
+	ctx, s, k := underFire(t, "approve")
 	lines, err := readCorpus(bytes.NewReader(shipped), 0)
 	if err != nil {
 		t.Fatal(err)

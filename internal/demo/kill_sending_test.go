@@ -197,10 +197,7 @@ func (j *journal) checkOnce(t *testing.T, conversation codec.ID, heard []spoken)
 // TestKillWhileSending kills server and witnesses under the load of devices that
 // send, and change groups, without a pause.
 func TestKillWhileSending(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), killTime())
-	defer cancel()
-	s := scene(t, "keys")
-	k := newKiller(t)
+	ctx, s, k := underFire(t, "keys")
 	names := []string{"Ada", "Ben", "Cleo", "Dora"}
 	o := DeviceOptions{Dir: s.path("devices")}
 	crand.Read(o.Key[:]) // never fails

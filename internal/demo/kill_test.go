@@ -57,6 +57,15 @@ type killer struct {
 	kills      map[string]int
 }
 
+// underFire plays a scene until a step, and returns with it what will kill its
+// programs, and a context that ends after killTime.
+func underFire(t *testing.T, until string) (context.Context, *stage, *killer) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), killTime())
+	t.Cleanup(cancel)
+	return ctx, scene(t, until), newKiller(t)
+}
+
 func newKiller(t *testing.T) *killer {
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("CHANCERY_SEED"); s != "" {

@@ -19,7 +19,7 @@ func landed() []string { return []string{"f2aaf352cace"} }
 // devices and people's files.
 func TestUpgrade(t *testing.T) {
 	if testing.Short() {
-		t.Skip("builds earlier versions: run it without -short")
+		t.Skip("-short: it builds an earlier version's programs from git and plays docs/by-hand.md with them, in minutes")
 	}
 	git := testenv.Program(t, "git", "Debian package git")
 	shell := testenv.Program(t, "bash", "Debian package bash")
@@ -27,7 +27,7 @@ func TestUpgrade(t *testing.T) {
 	for _, commit := range landed() {
 		t.Run(commit, func(t *testing.T) {
 			if err := exec.CommandContext(t.Context(), git, "-C", testenv.Root(), "cat-file", "-e", commit+"^{commit}").Run(); err != nil {
-				t.Skipf("this checkout doesn't have commit %s: git fetch --unshallow brings it", commit)
+				t.Skipf("commit %s, whose programs wrote the data, isn't in this checkout: git fetch --unshallow brings it", commit)
 			}
 			earlier := build(t, git, commit)
 			script := "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n" +

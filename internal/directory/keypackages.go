@@ -9,6 +9,7 @@ import (
 
 	"chancery/codec"
 	"chancery/control"
+	"chancery/internal/handshake"
 	"chancery/internal/store"
 	"chancery/internal/wire"
 	"chancery/mls/cipher"
@@ -126,7 +127,9 @@ func (d *Directory) publisher(device codec.Hash, now time.Time) *publisher {
 }
 
 // give takes the device's next KeyPackage. Each is judged again: it may have
-// expired, or have been stocked by a version that judged nothing.
+// expired, or have been stocked by a version that judged nothing. One of a device
+// of an earlier version, with which no new group can be entered, is let go: the
+// device stocks others when it has its present version.
 func (p *publisher) give(tx store.Tx) ([]byte, error) {
 	if !p.valid {
 		return nil, nil
@@ -139,7 +142,7 @@ func (p *publisher) give(tx store.Tx) ([]byte, error) {
 		if raw == nil {
 			break
 		}
-		if _, err := p.judge(raw); err == nil {
+		if kp, err := p.read(raw); err == nil && handshake.Capable(&kp.Leaf) {
 			return raw, nil
 		}
 	}
@@ -147,16 +150,27 @@ func (p *publisher) give(tx store.Tx) ([]byte, error) {
 	if err != nil || raw == nil {
 		return nil, err
 	}
-	if _, err := p.judge(raw); err != nil {
+	if _, err := p.read(raw); err != nil {
 		return nil, tx.DropKeyPackages(p.device, p.now)
 	}
 	return raw, nil
 }
 
-// judge decides whether bytes are a KeyPackage with which the device may be
-// added now (RFC 9420 §10.1, spec/delivery.md#keypackages). The error says why
-// not.
+// judge reads what a device stocks.
 func (p *publisher) judge(raw []byte) (*store.KeyPackage, error) {
+	kp, err := p.read(raw)
+	if err != nil {
+		return nil, err
+	}
+	return &store.KeyPackage{
+		Device: p.device, Package: raw, Keys: [][]byte{kp.InitKey, kp.Leaf.EncryptionKey},
+		NotAfter: time.Unix(int64(kp.Leaf.Lifetime.NotAfter), 0), LastResort: kp.LastResort(),
+	}, nil
+}
+
+// read decides whether bytes are a KeyPackage with which the device may be added
+// now (RFC 9420 §10.1, spec/delivery.md#keypackages). The error says why not.
+func (p *publisher) read(raw []byte) (*tree.KeyPackage, error) {
 	m, err := tree.ParseMessage(bytes.Clone(raw))
 	if err != nil {
 		return nil, fmt.Errorf("couldn't read it: %w", err)
@@ -172,10 +186,7 @@ func (p *publisher) judge(raw []byte) (*store.KeyPackage, error) {
 	if err := tree.CheckKeyPackage(suite, p, kp); err != nil {
 		return nil, err
 	}
-	return &store.KeyPackage{
-		Device: p.device, Package: raw, Keys: [][]byte{kp.InitKey, kp.Leaf.EncryptionKey},
-		NotAfter: time.Unix(int64(kp.Leaf.Lifetime.NotAfter), 0), LastResort: kp.LastResort(),
-	}, nil
+	return kp, nil
 }
 
 // Leaf implements tree.Rules.

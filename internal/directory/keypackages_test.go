@@ -170,7 +170,9 @@ func TestOldStock(t *testing.T) {
 	short.NotAfter = short.NotBefore.Add(time.Hour + 30*time.Second)
 	lasting, resort := o.KeyPackage(alice).Publish(o), o.KeyPackage(alice)
 	resort.LastResort, resort.NotAfter = true, short.NotAfter
-	if err := d.StockKeyPackages(t.Context(), alice.Hash, [][]byte{short.Publish(o), lasting, resort.Publish(o)}); err != nil {
+	unknowing := o.KeyPackage(alice) // of an earlier version
+	unknowing.Extensions = nil
+	if err := d.StockKeyPackages(t.Context(), alice.Hash, [][]byte{short.Publish(o), unknowing.Publish(o), lasting, resort.Publish(o)}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.store.Update(t.Context(), func(tx store.Tx) error {

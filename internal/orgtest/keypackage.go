@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"chancery/codec"
+	"chancery/internal/handshake"
 	"chancery/internal/wire"
 	"chancery/mls"
 	"chancery/mls/cipher"
@@ -19,6 +20,7 @@ type KeyPackage struct {
 	NotBefore  time.Time
 	NotAfter   time.Time
 	LastResort bool
+	Extensions []tree.ExtensionType // that its owner knows
 }
 
 // KeyPackage returns one of the device's as it should be, for MLS to make.
@@ -26,6 +28,7 @@ func (o *Org) KeyPackage(d *Device) *KeyPackage {
 	now := o.Now().Truncate(time.Second)
 	return &KeyPackage{
 		Signer: d.Key, Credential: d.Hash[:], NotBefore: now.Add(-time.Hour), NotAfter: now.Add(wire.KeyPackageLifetime - time.Hour),
+		Extensions: []tree.ExtensionType{handshake.ExtensionArchive},
 	}
 }
 
@@ -44,6 +47,7 @@ func (k *KeyPackage) Make(o *Org) *tree.KeyPackage {
 		Signer: signer, Credential: tree.BasicCredential(k.Credential),
 		Capabilities: tree.Capabilities{
 			Versions: []tree.Version{tree.MLS10}, CipherSuites: []cipher.ID{suite.ID()}, Credentials: []tree.CredentialType{tree.CredentialBasic},
+			Extensions: k.Extensions,
 		},
 	}, tree.Lifetime{NotBefore: uint64(k.NotBefore.Unix()), NotAfter: uint64(k.NotAfter.Unix())}, extensions, rand.Reader)
 	must(o.T, err)

@@ -33,6 +33,16 @@ type Conversation struct {
 	Positions uint64     // leaves so far: the position of the next
 	Leaf      codec.Hash // newest leaf
 	Last      int64      // its index in the messages log
+	Followed  bool       // its group is kept and judged
+	Policy    codec.Hash // leaf that the group pins, zero where it pins none
+	Pinned    uint64     // first epoch that pins it
+}
+
+// Group is the public state of a conversation's group in its newest epoch.
+type Group struct {
+	State []byte            // all but the tree's nodes
+	Info  []byte            // GroupInfo, empty where nobody may join by it
+	Nodes map[uint32][]byte // those of the tree that aren't blank
 }
 
 // Epoch is an epoch of a conversation.

@@ -53,6 +53,7 @@ type Store interface {
 	Logs
 	Directory
 	Messages
+	Groups
 	Queues
 	Productions
 
@@ -73,6 +74,7 @@ type Tx interface {
 	LogsTx
 	DirectoryTx
 	MessagesTx
+	GroupsTx
 	QueuesTx
 	ProductionsTx
 }
@@ -200,6 +202,21 @@ type MessagesTx interface {
 	DropBodies(conversation codec.ID, from, upTo int64) error
 	// PutChain keeps a device's place.
 	PutChain(c *Chain) error
+}
+
+// Groups are the public states of the conversations' groups, in parts that
+// chancery/mls/tree writes.
+type Groups interface {
+	// Group returns the group of a conversation, or ErrNotFound.
+	Group(ctx context.Context, conversation codec.ID) (*Group, error)
+}
+
+// GroupsTx writes Groups.
+type GroupsTx interface {
+	// PutGroup keeps a group's state and GroupInfo, in the place of those before.
+	PutGroup(conversation codec.ID, state, info []byte) error
+	// PutNode keeps a node of a group's tree; nil erases it.
+	PutNode(conversation codec.ID, node uint32, data []byte) error
 }
 
 // Queues are what waits for devices, and what they have acknowledged.

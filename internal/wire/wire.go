@@ -31,6 +31,7 @@ const (
 	PathQueue         = "/v1/queue"             // GET ?after=cursor&wait=seconds: []Delivery
 	PathAcks          = "/v1/acknowledgements"  // POST bytes of an acknowledgement
 	PathConversations = "/v1/conversations"     // GET: []Conversation of the asking device
+	PathGroups        = "/v1/groups"            // GET: []codec.ID that others of the device's member are in and it isn't; GET + /conversation: Group
 	PathArchive       = "/v1/archive"           // GET ?request=hash&after=cursor: ArchivePage
 	PathHeads         = "/v1/heads"             // POST: Heads; a leaf of the heads of all conversations
 	PathProductions   = "/v1/productions/"      // PUT and GET + request hash: sealed production
@@ -192,6 +193,32 @@ type CommitSubmission struct {
 	Commit    []byte          // MLS commit; empty at epoch 0
 	Welcome   []byte          // MLS Welcome, or empty
 	Added     []codec.Hash    // devices that the Welcome is for
+	GroupInfo []byte          // MLS GroupInfo of the new epoch; empty from a device of an earlier version
+}
+
+// earlierCommit is a CommitSubmission of versions whose server judged no groups.
+type earlierCommit struct {
+	_         struct{} `cbor:",toarray"`
+	Statement []byte
+	Roster    manifest.Roster
+	Commit    []byte
+	Welcome   []byte
+	Added     []codec.Hash
+}
+
+// ParseCommit reads a CommitSubmission, also one that an earlier version wrote.
+// It returns codec.ErrEncoding, wrapped.
+func ParseCommit(b []byte) (*CommitSubmission, error) {
+	out := &CommitSubmission{}
+	err := codec.Decode(b, out)
+	if err == nil {
+		return out, nil
+	}
+	var e earlierCommit
+	if codec.Decode(b, &e) != nil {
+		return nil, err
+	}
+	return &CommitSubmission{Statement: e.Statement, Roster: e.Roster, Commit: e.Commit, Welcome: e.Welcome, Added: e.Added}, nil
 }
 
 // Receipted answers a submission: the signed receipts, in order.
@@ -237,6 +264,19 @@ type Conversation struct {
 	Position uint64
 	NextSeq  uint64     // the device's next sequence number
 	Prev     codec.Hash // the device's previous core
+}
+
+// Group is where a conversation's group stands, for a device that may join it by
+// an external commit. The statement says what the rest has to be.
+type Group struct {
+	_         struct{} `cbor:",toarray"`
+	Statement []byte   // newest commit statement
+	Receipt   []byte   // its receipt
+	Roster    manifest.Roster
+	GroupInfo []byte     // MLSMessage
+	Tree      []byte     // ratchet tree
+	NextSeq   uint64     // the device's next sequence number in the conversation
+	Prev      codec.Hash // the device's previous core
 }
 
 // ArchivePage is a part of what a request's scope may touch: to the opener that

@@ -134,11 +134,11 @@ func FuzzForeignTree(f *testing.F) {
 	})
 }
 
-// TestWriteSeeds writes the seeds anew, from what the tests' groups send. The
-// bytes change when the forms do.
+// TestWriteSeeds writes the fuzz tests' seeds anew, from what the tests' groups
+// send. The bytes change when the forms do.
 func TestWriteSeeds(t *testing.T) {
 	if !*writeSeeds {
-		t.Skip("runs with -write-seeds")
+		t.Skip("writes " + seedFile + ", by hand, after a form has changed: go test ./mls/tree -run TestWriteSeeds -write-seeds")
 	}
 	g := newTestGroup(t, suite1)
 	g.must(g.commit(0, g.add("1"), g.add("2")))

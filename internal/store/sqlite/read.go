@@ -76,13 +76,40 @@ func (s *Store) Members(ctx context.Context, f func(member codec.ID, name string
 func (s *Store) Conversations(ctx context.Context, f func(c *store.Conversation) error) error {
 	return s.each(ctx, func(r *sql.Rows) error {
 		c := new(store.Conversation)
-		var epoch, removal, positions int64
-		if err := r.Scan(id{&c.ID}, &epoch, &removal, hash{&c.Commit}, &positions, hash{&c.Leaf}, &c.Last); err != nil {
+		var epoch, removal, positions, pinned int64
+		if err := r.Scan(id{&c.ID}, &epoch, &removal, hash{&c.Commit}, &positions, hash{&c.Leaf}, &c.Last, &c.Followed, hash{&c.Policy}, &pinned); err != nil {
 			return err
 		}
-		c.Epoch, c.Removal, c.Positions = uint64(epoch), uint64(removal), uint64(positions)
+		c.Epoch, c.Removal, c.Positions, c.Pinned = uint64(epoch), uint64(removal), uint64(positions), uint64(pinned)
 		return f(c)
-	}, `SELECT id, epoch, removal, commitment, positions, leaf, last FROM conversations ORDER BY id`)
+	}, `SELECT id, epoch, removal, commitment, positions, leaf, last, followed, policy, pinned FROM conversations ORDER BY id`)
+}
+
+// Group implements [store.Groups]. It is one statement, so that state and nodes
+// are of one epoch.
+func (s *Store) Group(ctx context.Context, conversation codec.ID) (*store.Group, error) {
+	g := &store.Group{Nodes: map[uint32][]byte{}}
+	err := s.each(ctx, func(r *sql.Rows) error {
+		var node int64
+		var data, info []byte
+		if err := r.Scan(&node, &data, &info); err != nil {
+			return err
+		}
+		if node < 0 {
+			g.State, g.Info = data, info
+		} else {
+			g.Nodes[uint32(node)] = data
+		}
+		return nil
+	}, `SELECT -1, state, info FROM groups WHERE conversation = ?1
+		UNION ALL SELECT node, data, x'' FROM nodes WHERE conversation = ?1`, conversation[:])
+	if err != nil {
+		return nil, err
+	}
+	if g.State == nil {
+		return nil, store.ErrNotFound
+	}
+	return g, nil
 }
 
 // Epoch implements [store.Messages].

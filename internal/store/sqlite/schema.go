@@ -139,6 +139,22 @@ CREATE TABLE keypackage_keys (         -- of all KeyPackages that haven't expire
 	not_after INTEGER NOT NULL,
 	PRIMARY KEY (device, key)
 ) WITHOUT ROWID;
+`, `
+DELETE FROM keypackages; -- no new group can be entered with them: devices stock others
+ALTER TABLE conversations ADD COLUMN followed INTEGER NOT NULL DEFAULT 0;           -- 1 where groups has its group
+ALTER TABLE conversations ADD COLUMN policy BLOB NOT NULL DEFAULT (zeroblob(32));   -- that the group pins
+ALTER TABLE conversations ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;             -- since this epoch
+CREATE TABLE groups (                  -- public states of MLS groups, in their newest epoch
+	conversation BLOB PRIMARY KEY,
+	state        BLOB NOT NULL,        -- tree.Group.MarshalState
+	info         BLOB NOT NULL         -- GroupInfo, without the tree
+) WITHOUT ROWID;
+CREATE TABLE nodes (                   -- of their trees, those that aren't blank
+	conversation BLOB NOT NULL,
+	node         INTEGER NOT NULL,
+	data         BLOB NOT NULL,        -- tree.Tree.MarshalNode
+	PRIMARY KEY (conversation, node)
+) WITHOUT ROWID;
 `}
 }
 

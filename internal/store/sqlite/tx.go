@@ -98,8 +98,19 @@ func (tx *transaction) PutMember(id codec.ID, name string) error {
 }
 
 func (tx *transaction) PutConversation(c *store.Conversation) error {
-	return tx.exec("PutConversation", `INSERT OR REPLACE INTO conversations (id, epoch, removal, commitment, positions, leaf, last) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-		c.ID[:], int64(c.Epoch), int64(c.Removal), c.Commit[:], int64(c.Positions), c.Leaf[:], c.Last)
+	return tx.exec("PutConversation", `INSERT OR REPLACE INTO conversations (id, epoch, removal, commitment, positions, leaf, last, followed, policy, pinned) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		c.ID[:], int64(c.Epoch), int64(c.Removal), c.Commit[:], int64(c.Positions), c.Leaf[:], c.Last, c.Followed, c.Policy[:], int64(c.Pinned))
+}
+
+func (tx *transaction) PutGroup(conversation codec.ID, state, info []byte) error {
+	return tx.exec("PutGroup", `INSERT OR REPLACE INTO groups (conversation, state, info) VALUES (?, ?, ?)`, conversation[:], state, bytesOf(info))
+}
+
+func (tx *transaction) PutNode(conversation codec.ID, node uint32, data []byte) error {
+	if data == nil {
+		return tx.exec("PutNode", `DELETE FROM nodes WHERE conversation = ? AND node = ?`, conversation[:], int64(node))
+	}
+	return tx.exec("PutNode", `INSERT OR REPLACE INTO nodes (conversation, node, data) VALUES (?, ?, ?)`, conversation[:], int64(node), data)
 }
 
 func (tx *transaction) PutEpoch(e *store.Epoch) error {

@@ -38,6 +38,7 @@ func Run(t *testing.T, open Open) {
 	t.Run("notices come after leaves", func(t *testing.T) { testNotices(t, open) })
 	t.Run("key packages are single-use", func(t *testing.T) { testKeyPackages(t, open) })
 	t.Run("acknowledgements only grow", func(t *testing.T) { testAcks(t, open) })
+	t.Run("groups", func(t *testing.T) { testGroups(t, open) })
 	t.Run("queue", func(t *testing.T) { testQueue(t, open) })
 	t.Run("not found", func(t *testing.T) { testNotFound(t, open) })
 }
@@ -316,6 +317,40 @@ func testAcks(t *testing.T, open Open) {
 		if err != nil || len(all) != 1 || !bytes.Equal(all[0], []byte{byte(position), byte(read)}) {
 			t.Fatalf("after %d, %d: %v, %v", a.position, a.read, all, err)
 		}
+	}
+}
+
+// testGroups checks that a group comes back as the last step left it.
+func testGroups(t *testing.T, open Open) {
+	dir, id, other := t.TempDir(), codec.NewID(), codec.NewID()
+	s := start(t, open, dir, nil)
+	update(t, s, func(tx store.Tx) error {
+		c := &store.Conversation{ID: id, Epoch: 3, Followed: true, Policy: codec.Sum("policy"), Pinned: 2}
+		return errors.Join(tx.PutConversation(c), tx.PutGroup(id, []byte("one"), nil), tx.PutNode(id, 0, []byte("a")),
+			tx.PutNode(id, 1, []byte("b")), tx.PutNode(id, 2, []byte("c")), tx.PutGroup(other, []byte("x"), []byte("y")))
+	})
+	update(t, s, func(tx store.Tx) error {
+		return errors.Join(tx.PutGroup(id, []byte("two"), []byte("info")), tx.PutNode(id, 1, nil), tx.PutNode(id, 2, []byte("d")), tx.PutNode(id, 7, nil))
+	})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = start(t, open, dir, nil)
+	g, err := s.Group(t.Context(), id)
+	if err != nil || string(g.State) != "two" || string(g.Info) != "info" || len(g.Nodes) != 2 || string(g.Nodes[0]) != "a" || string(g.Nodes[2]) != "d" {
+		t.Errorf("got %+v, %v", g, err)
+	}
+	if _, err := s.Group(t.Context(), codec.NewID()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("a group that isn't there: %v", err)
+	}
+	err = s.Conversations(t.Context(), func(c *store.Conversation) error {
+		if !c.Followed || c.Policy != codec.Sum("policy") || c.Pinned != 2 {
+			t.Errorf("got %+v", c)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 
