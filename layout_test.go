@@ -30,7 +30,7 @@ var layers = [][]string{
 	{"mls/tree"},
 	{"mls", "sshsig", "envelope", "blindindex", "ledger", "manifest", "control", "request", "pack", "report", "ratchet", "evidence", "internal/wire", "internal/handshake"},
 	{
-		"client", "client/remote", "client/group", "verify", "internal/httpsig", "internal/tlogtiles", "internal/replica",
+		"client", "client/remote", "client/group", "client/direct", "verify", "internal/httpsig", "internal/tlogtiles", "internal/replica",
 		"internal/dirlock", "internal/custody", "internal/home", "client/state",
 		"internal/ceremony", "internal/matters", "internal/opening", "internal/store", "internal/issuer", "internal/delivery", "internal/directory", "internal/keyholder",
 		"internal/opener", "internal/witness",

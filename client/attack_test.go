@@ -126,7 +126,7 @@ func TestFalseIndex(t *testing.T) {
 func TestReplayedCiphertext(t *testing.T) {
 	p := newParty(t)
 	a, b := p.person("Alice"), p.person("Bob")
-	id := a.create("", b)
+	id := a.group("", b)
 	a.say(id, "pay 100")
 	d := p.queue[len(p.queue)-1].Delivery
 	m, err := manifest.Parse(d.Manifest)
@@ -187,7 +187,7 @@ func TestTampering(t *testing.T) {
 func TestFalseStatement(t *testing.T) {
 	p := newParty(t)
 	a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
-	id := a.create("", b)
+	id := a.group("", b)
 	p.tamper = func(_ codec.Hash, d *wire.Delivery) {
 		if d.Kind != wire.DeliveryCommit {
 			return

@@ -16,9 +16,10 @@ import (
 )
 
 // Create makes a conversation with all devices of the members, this member's
-// included, and names it unless name is empty. One-to-one is a conversation of
-// two, a note to self one with nobody else. Where it returns an error beside an
-// id, the conversation exists and Add may complete it.
+// included, and names it unless name is empty. With one other member it is
+// direct, and so for good; a note to self is a group with nobody else. Where it
+// returns an error beside an id, the conversation exists and, if it is a group,
+// Add may complete it.
 func (d *Device) Create(ctx context.Context, name string, members []codec.ID) (codec.ID, error) {
 	end, err := d.begin()
 	if err != nil {
@@ -33,6 +34,9 @@ func (d *Device) Create(ctx context.Context, name string, members []codec.ID) (c
 	}
 	if len(name) > 1024 {
 		return codec.ID{}, fmt.Errorf("conversation's name of %d bytes: %w", len(name), codec.ErrSize)
+	}
+	if others := d.others(members); d.pairs != nil && len(others) == 1 {
+		return d.createDirect(ctx, name, others[0])
 	}
 	wanted, err := d.devices(ctx, append(slices.Clone(members), d.self.Member))
 	if err != nil {
@@ -91,6 +95,9 @@ func (d *Device) changeMembers(ctx context.Context, id codec.ID, add, remove []c
 	if err != nil {
 		return err
 	}
+	if c.direct != nil {
+		return fmt.Errorf("%s: %w", id, ErrDirect)
+	}
 	devices, err := d.devices(ctx, add)
 	if err != nil {
 		return err
@@ -110,7 +117,7 @@ func (d *Device) changeMembers(ctx context.Context, id codec.ID, add, remove []c
 
 // Leave asks the others to remove this member, as MLS lets nobody remove itself
 // (RFC 9420 §12.2), and says nothing more in the conversation. What comes until
-// they do is still received.
+// they do is still received. It ends a direct conversation for both.
 func (d *Device) Leave(ctx context.Context, id codec.ID) error {
 	end, err := d.begin()
 	if err != nil {
@@ -306,13 +313,17 @@ func (d *Device) commit(ctx context.Context, c *conversation) error {
 	if err != nil {
 		return err
 	}
-	if body.Epoch > 0 {
+	if body.Epoch > 0 && c.direct == nil {
 		if err := d.groups.Merge(c.ID); err != nil {
 			return err
 		}
 	}
 	c.enter(body.Epoch, hash)
-	d.renewed(c)
+	if c.direct != nil {
+		c.direct.enter(body.Epoch, sub.Roster)
+	} else {
+		d.renewed(c)
+	}
 	c.Next = max(c.Next, r.Opening.Body.Position+1)
 	c.Pending = nil
 	return d.save()
@@ -329,7 +340,7 @@ func (d *Device) abandon(c *conversation, body *manifest.Commit, refused *remote
 	if err := d.save(); err != nil {
 		return err
 	}
-	if word, _, _ := strings.Cut(refused.Reason, ":"); word == "epoch" {
+	if word, _, _ := strings.Cut(refused.Reason, ":"); word == "epoch" || c.direct != nil && word == "roster" {
 		return fmt.Errorf("commit to epoch %d: %w", body.Epoch, ErrConflict)
 	}
 	return fmt.Errorf("commit to epoch %d: %w", body.Epoch, refused)

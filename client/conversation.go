@@ -64,6 +64,7 @@ type indexKey struct {
 
 type conversation struct {
 	conversationState
+	direct   *directState // nil of a group
 	changed  bool
 	followed bool // every leaf since it was made or joined has come: see follow
 	renewal  renewal
@@ -137,6 +138,9 @@ func (d *Device) conversation(id codec.ID) (*conversation, error) {
 	if _, c.followed, err = d.get(bucketFollowed, string(id[:])); err != nil {
 		return nil, err
 	}
+	if c.direct, err = d.readDirect(id); err != nil {
+		return nil, err
+	}
 	if err := d.readOf(bucketRenewal, string(id[:]), &c.renewal); err != nil {
 		return nil, err
 	}
@@ -174,6 +178,7 @@ type Conversation struct {
 	Name    string // of its newest profile; empty where it has none
 	Members []codec.ID
 	Devices int
+	Direct  bool // one-to-one, on sessions between devices; else a group
 	Epoch   uint64
 	Next    uint64 // one past the greatest position known
 	Read    uint64 // positions below were read
@@ -214,8 +219,8 @@ func (d *Device) describe(id codec.ID) (*Conversation, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Conversation{ID: id, Name: c.Name, Next: c.Next, Read: c.Read, Left: c.Left, Broken: c.Broken}
-	e, err := d.groups.Epoch(id)
+	out := &Conversation{ID: id, Name: c.Name, Direct: c.direct != nil, Next: c.Next, Read: c.Read, Left: c.Left, Broken: c.Broken}
+	e, err := d.epoch(c)
 	if errors.Is(err, ErrNoGroup) {
 		return out, nil
 	}
@@ -224,6 +229,9 @@ func (d *Device) describe(id codec.ID) (*Conversation, error) {
 	}
 	out.Epoch, out.Devices = e.Number, len(e.Roster)
 	out.Members = d.members(e.Roster)
+	if c.direct != nil {
+		out.Members = slices.Clone(c.direct.Members) // also one who has no device now
+	}
 	return out, nil
 }
 

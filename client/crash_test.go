@@ -62,7 +62,7 @@ func TestLostAnswers(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			p := newParty(t)
 			a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
-			id := a.create("x", b)
+			id := a.group("x", b)
 			if what == "void" {
 				p.refuseOnce(envelope.KindRecord, "kind: not today")
 			}
@@ -134,7 +134,7 @@ func TestCrashes(t *testing.T) {
 		server.t, server.org.T, server.refuse = t, t, nil
 		p := newPartyOf(t, server)
 		a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
-		id := a.create("x", b)
+		id := a.group("x", b)
 		b.say(id, "from Bob")
 		p.refuse = func(h *envelope.Header) string {
 			// The refused message is not a profile, its number known.

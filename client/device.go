@@ -71,6 +71,13 @@ type Server interface {
 	Hashes(ctx context.Context, log ledger.Log, at ledger.Checkpoint) tlog.HashReader
 	// Submit offers a control statement, which may be offered again.
 	Submit(ctx context.Context, s *wire.Submit) (*wire.Submitted, error)
+	// PreKeys returns what the server has of the device's prekeys.
+	PreKeys(ctx context.Context) (*wire.PreKeyStock, error)
+	// UploadPreKeys publishes the device's prekeys. It may be repeated.
+	UploadPreKeys(ctx context.Context, p *wire.PreKeys) error
+	// ClaimBundles takes a bundle of prekeys of each device, in order, and an
+	// empty one where a device has none.
+	ClaimBundles(ctx context.Context, devices []codec.Hash) ([][]byte, error)
 	// KeyPackages returns what there is of the device's KeyPackages.
 	KeyPackages(ctx context.Context) (*wire.Stock, error)
 	// UploadKeyPackages adds to the device's KeyPackages. One of last resort takes
@@ -105,10 +112,15 @@ type Config struct {
 	Connect func(device codec.Signer) Server
 	// Groups makes the device's MLS state.
 	Groups NewGroups
+	// Pairs makes the device's one-to-one sessions. Nil is a device as it was
+	// before there were any: it takes part in no direct conversation, and makes a
+	// group of two where others make one.
+	Pairs NewPairs
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Stock is how many KeyPackages the device keeps at the server, one for each
-	// conversation that others may add it to before its next Sync; 0 means 20.
+	// conversation that others may add it to before its next Sync, and how many
+	// one-time prekeys; 0 means 20.
 	Stock int
 	// Keyring is what devices of one process share besides; nil makes one.
 	Keyring *Keyring
@@ -139,6 +151,8 @@ const (
 	bucketAnnounced    = "announced" // index envelopes whose seeds haven't come
 	bucketWaiting      = "waiting"   // leaves that no witnessed checkpoint covers yet
 	bucketMLS          = "mls"
+	bucketRatchet      = "ratchet" // sessions with other devices, prekeys
+	bucketDirect       = "direct"  // what direct conversations have besides
 	bucketRenewal      = "renewal" // when keys are due, by conversation
 )
 
@@ -190,6 +204,7 @@ type Device struct {
 	store  *state.Store
 	server Server
 	groups Groups
+	pairs  Pairs // nil where the device has none
 	key    *codec.PrivateKey
 
 	mu            sync.Mutex // guards what follows
@@ -199,6 +214,8 @@ type Device struct {
 	conversations map[codec.ID]*conversation
 	waiting       []waiting
 	logRead       time.Time       // when it last read the control log
+	counted       time.Time       // and asked for its prekeys
+	stated        int64           // size of the control log that direct conversations follow
 	asked         time.Time       // when it last asked for a certificate
 	certified     time.Time       // when it last logged one
 	changed       map[string]bool // buckets of one value each that have to be written
@@ -318,25 +335,31 @@ func (d *Device) start() (err error) {
 		return err
 	}
 	d.server = d.cfg.Connect(d.key)
-	d.groups, err = d.cfg.Groups(d.self.Device, d.self.Seed, storedGroups{d.store})
+	d.groups, err = d.cfg.Groups(d.self.Device, d.self.Seed, storedIn{d.store, bucketMLS})
 	if err != nil {
 		return err
+	}
+	if d.cfg.Pairs != nil {
+		if d.pairs, err = d.cfg.Pairs(d.self.Device, d.key, storedIn{d.store, bucketRatchet}); err != nil {
+			return err
+		}
 	}
 	return d.reload()
 }
 
-// storedGroups is what Groups reads.
-type storedGroups struct {
-	store *state.Store
+// storedIn is what Groups and Pairs read, each in a bucket of its own.
+type storedIn struct {
+	store  *state.Store
+	bucket string
 }
 
-func (s storedGroups) Value(name string) ([]byte, error) {
-	b, _, err := s.store.Get(bucketMLS, name)
+func (s storedIn) Value(name string) ([]byte, error) {
+	b, _, err := s.store.Get(s.bucket, name)
 	return b, err
 }
 
-func (s storedGroups) Group(conversation codec.ID) (map[string][]byte, error) {
-	return s.store.Group(bucketMLS, string(conversation[:]))
+func (s storedIn) Group(conversation codec.ID) (map[string][]byte, error) {
+	return s.store.Group(s.bucket, string(conversation[:]))
 }
 
 // place is where a value lies in the device's state.
@@ -347,6 +370,9 @@ func (d *Device) reload() error {
 	d.conversations, d.changed, d.staged = map[codec.ID]*conversation{}, map[string]bool{}, map[place][]byte{}
 	d.progress, d.list, d.waiting = progress{}, nil, nil
 	d.groups.Revert()
+	if d.pairs != nil {
+		d.pairs.Revert()
+	}
 	return errors.Join(d.read(bucketDevice, &d.progress), d.read(bucketList, &d.list), d.read(bucketWaiting, &d.waiting))
 }
 
@@ -389,20 +415,20 @@ func (d *Device) write() error {
 	if err := d.step("save"); err != nil {
 		return err
 	}
-	changes, err := d.groups.Changes()
-	if err != nil {
+	if err := d.stage(bucketMLS, d.groups.Changes); err != nil {
 		return err
 	}
-	for _, c := range changes {
-		at := place{bucket: bucketMLS, key: c.Name}
-		if !c.Conversation.IsZero() {
-			at.group = string(c.Conversation[:])
+	if d.pairs != nil {
+		if err := d.stage(bucketRatchet, d.pairs.Changes); err != nil {
+			return err
 		}
-		d.staged[at] = c.Value
 	}
 	for id, c := range d.conversations {
 		if c.changed {
 			d.put(bucketConversation, string(id[:]), codec.Encode(c.conversationState))
+			if c.direct != nil {
+				d.put(bucketDirect, string(id[:]), codec.Encode(c.direct))
+			}
 			c.changed = false
 		}
 	}
@@ -425,13 +451,29 @@ func (d *Device) write() error {
 		return err
 	}
 	for i := range values {
-		if values[i].Bucket == bucketMLS {
+		if values[i].Bucket == bucketMLS || values[i].Bucket == bucketRatchet {
 			clear(values[i].Data) // nobody else has it
 		}
 	}
 	clear(d.staged)
 	clear(d.changed)
 	return d.step("saved")
+}
+
+// stage takes what groups or sessions have to write.
+func (d *Device) stage(bucket string, from func() ([]Change, error)) error {
+	changes, err := from()
+	if err != nil {
+		return err
+	}
+	for _, c := range changes {
+		at := place{bucket: bucket, key: c.Name}
+		if !c.Conversation.IsZero() {
+			at.group = string(c.Conversation[:])
+		}
+		d.staged[at] = c.Value
+	}
+	return nil
 }
 
 func (d *Device) step(name string) error {
@@ -471,6 +513,9 @@ func (d *Device) enrol(ctx context.Context) error {
 		}
 	}
 	if err := d.restock(ctx); err != nil {
+		return err
+	}
+	if err := d.restockPreKeys(ctx); err != nil {
 		return err
 	}
 	d.self.Enrolled, d.self.Submit = true, nil

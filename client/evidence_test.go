@@ -149,6 +149,7 @@ func TestGhostDevice(t *testing.T) {
 	type scene struct {
 		*party
 		a, b  *person
+		c     *person // for groups: one-to-one has no KeyPackages
 		shown *[][]byte // what Alice is shown, if not the log
 		id    codec.ID
 	}
@@ -188,9 +189,9 @@ func TestGhostDevice(t *testing.T) {
 			s.a.halted(s.id, s.b.member)
 		},
 		"serves two directories": func(t *testing.T, s *scene) {
-			// Carol is shown a log of as many leaves as the others, with other ones at
-			// its end. What she is receipted speaks of theirs.
-			c, shown := s.deceived("Carol")
+			// Dave is shown a log of as many leaves as the others, with other ones at
+			// its end. What he is receipted speaks of theirs.
+			c, shown := s.deceived("Dave")
 			*shown = append(s.org.Entries(), s.signed(&control.Revocation{Device: s.a.Hash(), Reason: "not true"}, s.a.Signer()))
 			s.org.Add(&control.Revocation{Device: s.org.NewMember().Hash, Reason: "lost"}, s.org.Officers[0])
 			*shown = append(*shown, s.signed(&control.Device{
@@ -236,14 +237,14 @@ func TestGhostDevice(t *testing.T) {
 				kp := s.org.KeyPackage(&orgtest.Device{Hash: d, Key: ghost})
 				c.Package = kp.Publish(s.org)
 			}
-			if _, err := s.a.Create(t.Context(), "", []codec.ID{s.b.member}); !errors.Is(err, replica.ErrSwapped) {
+			if _, err := s.a.Create(t.Context(), "", []codec.ID{s.b.member, s.c.member}); !errors.Is(err, replica.ErrSwapped) {
 				t.Errorf("Alice's device adds the ghost: %v", err)
 			}
 			s.a.convicted(evidence.KindKeyPackage)
 		},
 		"swaps a KeyPackage and signs nothing": func(t *testing.T, s *scene) {
 			s.mute = true
-			if _, err := s.a.Create(t.Context(), "", []codec.ID{s.b.member}); !errors.Is(err, client.ErrServer) {
+			if _, err := s.a.Create(t.Context(), "", []codec.ID{s.b.member, s.c.member}); !errors.Is(err, client.ErrServer) {
 				t.Errorf("Alice's device takes what nobody signed for: %v", err)
 			}
 			if files, err := s.a.Evidence(); err != nil || len(files) > 0 {
@@ -251,9 +252,8 @@ func TestGhostDevice(t *testing.T) {
 			}
 		},
 		"signs for another device's KeyPackage": func(t *testing.T, s *scene) {
-			c := s.person("Carol")
-			s.misname = c.Hash()
-			if _, err := s.a.Create(t.Context(), "", []codec.ID{s.b.member}); !errors.Is(err, client.ErrServer) {
+			s.misname = s.a.Hash()
+			if _, err := s.a.Create(t.Context(), "", []codec.ID{s.b.member, s.c.member}); !errors.Is(err, client.ErrServer) {
 				t.Errorf("Alice's device takes it: %v", err)
 			}
 		},
@@ -284,7 +284,7 @@ func TestGhostDevice(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newParty(t)
 			s := &scene{party: p}
-			s.b = p.person("Bob")
+			s.b, s.c = p.person("Bob"), p.person("Carol")
 			s.a, s.shown = p.deceived("Alice")
 			s.id = s.a.create("", s.b)
 			s.a.say(s.id, "hello")

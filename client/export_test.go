@@ -1,6 +1,8 @@
 package client
 
 import (
+	"errors"
+
 	"chancery/codec"
 	"chancery/envelope"
 )
@@ -34,4 +36,21 @@ func (d *Device) TestOnlyUnfollowed(id codec.ID) error {
 	defer d.mu.Unlock()
 	d.put(bucketFollowed, string(id[:]), nil)
 	return d.save()
+}
+
+// TestOnlyWithoutPairs runs f as on a device that makes groups of two.
+func (d *Device) TestOnlyWithoutPairs(f func()) {
+	pairs := d.pairs
+	d.pairs = nil
+	defer func() { d.pairs = pairs }()
+	f()
+}
+
+// TestOnlyForgetSessions loses the device's sessions with another, as a damaged
+// disk would.
+func (d *Device) TestOnlyForgetSessions(peer codec.Hash) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.put(bucketRatchet, "pair/"+string(peer[:]), nil)
+	return errors.Join(d.save(), d.reload())
 }

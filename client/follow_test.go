@@ -67,7 +67,7 @@ func TestWithheld(t *testing.T) {
 func TestNothingWithheld(t *testing.T) {
 	p := newParty(t)
 	a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
-	id := a.create("", b)
+	id := a.group("", b)
 	a.say(id, "one")
 	p.refuseOnce(envelope.KindRecord, "proof: a server's whim")
 	a.refusedSay(id, "voided once")
@@ -170,7 +170,7 @@ func TestGapsThatAreNone(t *testing.T) {
 	s.org.SetClock(func() time.Time { return now })
 	p := newPartyOf(t, s)
 	a, b := p.person("Alice"), p.person("Bob")
-	id := a.create("", b)
+	id := a.group("", b)
 	a.say(id, "one")
 	b.sync()
 	if err := a.Remove(t.Context(), id, []codec.ID{b.member}); err != nil {

@@ -14,7 +14,7 @@ import (
 func TestLostRace(t *testing.T) {
 	p := newParty(t)
 	a, b, c, d := p.person("Alice"), p.person("Bob"), p.person("Carol"), p.person("Dave")
-	id := a.create("", b)
+	id := a.group("", b)
 	p.commits = func(*wire.CommitSubmission) bool {
 		p.commits = nil
 		p.mu.Unlock() // Bob is quicker

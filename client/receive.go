@@ -140,6 +140,9 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 	if err := d.upkeep(ctx, func() error { return d.tend(ctx, sum.Joined) }); err != nil {
 		return err
 	}
+	if err := d.upkeep(ctx, func() error { return d.tendDirect(ctx) }); err != nil {
+		return err
+	}
 	for {
 		err := d.flush(ctx, func(uint64, *Sent) { sum.Sent++ }, true)
 		var refusal *Refusal
@@ -161,6 +164,9 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 		break
 	}
 	if err := d.restock(ctx); err != nil {
+		return err
+	}
+	if err := d.restockPreKeys(ctx); err != nil {
 		return err
 	}
 	if err := d.upkeep(ctx, func() error { return d.renew(ctx, sum) }); err != nil {
@@ -312,6 +318,13 @@ func (d *Device) handshake(ctx context.Context, it *wire.Delivery, sum *Summary)
 	if err != nil {
 		d.fault(sum, fmt.Sprintf("commit statement of leaf %d: %v", r.Index, err))
 		return d.except(r, sum)
+	}
+	if problem := d.changesKind(body); problem != "" {
+		d.fault(sum, fmt.Sprintf("commit statement of leaf %d: %s", r.Index, problem))
+		return d.except(r, sum)
+	}
+	if body.Direct() {
+		return d.enterDirect(r, it, body, sum)
 	}
 	if it.Kind == wire.DeliveryWelcome {
 		return d.join(r, it, body, sum)
@@ -474,10 +487,10 @@ func (d *Device) check(c *conversation, m *manifest.Manifest, r *manifest.Receip
 	if !known || statement != m.Transport.Roster {
 		return settle(outcomeFaulty, "names a roster that is not the one of epoch %d", m.Transport.Epoch)
 	}
-	if len(m.Transport.Ciphertexts) != 1 || m.Transport.Ciphertexts[0] != manifest.CiphertextHash(it.Body) {
-		return settle(outcomeFaulty, "the ciphertext is another than the manifest names")
+	if err := d.checkCiphertext(c, m, body, it.Body); err != nil {
+		return settle(outcomeFaulty, "%v", err)
 	}
-	plain, err := d.groups.Decrypt(c.ID, it.Body)
+	plain, err := d.decrypt(c, m, device.Key, it.Body)
 	if err != nil {
 		return settle(outcomeUndecryptable, "%v", err)
 	}
@@ -544,7 +557,11 @@ func (c *conversation) apply(r *envelope.Record, from codec.ID) {
 	if r.Action == envelope.ActionProfile {
 		c.Name, c.changed = r.ConversationName, true
 	}
-	if slices.Contains(r.Flags, FlagLeave) && !slices.Contains(c.Leaving, from) {
+	switch {
+	case !slices.Contains(r.Flags, FlagLeave):
+	case c.direct != nil:
+		c.Left, c.changed = true, true
+	case !slices.Contains(c.Leaving, from):
 		c.Leaving, c.changed = append(c.Leaving, from), true
 	}
 }

@@ -53,8 +53,8 @@ func (d *Device) renew(ctx context.Context, sum *Summary) error {
 	done := 0
 	for _, id := range slices.Clone(d.list) {
 		c, err := d.live(id)
-		if errors.Is(err, ErrLeft) || errors.Is(err, ErrBroken) {
-			continue
+		if errors.Is(err, ErrLeft) || errors.Is(err, ErrBroken) || err == nil && c.direct != nil {
+			continue // a direct conversation's keys are renewed as it goes
 		}
 		if err != nil {
 			return err

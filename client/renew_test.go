@@ -23,7 +23,7 @@ func (x *person) epoch(id codec.ID) uint64 {
 func TestRenewal(t *testing.T) {
 	p := newParty(t)
 	a, b := p.person("Alice"), p.person("Bob")
-	id := a.create("", b)
+	id := a.group("", b)
 	b.sync()
 	a.sync()
 	at := a.epoch(id)
@@ -64,7 +64,7 @@ func TestRenewalByMessages(t *testing.T) {
 	}
 	p := newParty(t)
 	a, b := p.person("Alice"), p.person("Bob")
-	id := a.create("", b)
+	id := a.group("", b)
 	b.sync()
 	at := a.epoch(id)
 	for range 400 {
@@ -80,7 +80,7 @@ func TestRenewalByMessages(t *testing.T) {
 func TestRenewalLosesARace(t *testing.T) {
 	p := newParty(t)
 	a, b := p.person("Alice"), p.person("Bob")
-	id := a.create("", b)
+	id := a.group("", b)
 	b.sync()
 	a.sync()
 	p.advance(15 * 24 * time.Hour)
@@ -113,7 +113,7 @@ func TestRenewalAfterLastResort(t *testing.T) {
 	p := newParty(t)
 	a, b := p.person("Alice"), p.person("Bob")
 	b.claimAll()
-	id := a.create("", b)
+	id := a.group("", b)
 	at := a.epoch(id)
 	b.sync()
 	if b.epoch(id) != at+1 {
@@ -136,7 +136,7 @@ func TestRenewalIsKilled(t *testing.T) {
 		for nth := range 3 {
 			p := newParty(t)
 			a, b := p.person("Alice"), p.person("Bob")
-			id := a.create("", b)
+			id := a.group("", b)
 			b.sync()
 			a.sync()
 			p.advance(15 * 24 * time.Hour)

@@ -226,6 +226,16 @@ func (d *Device) dispatch(ctx context.Context, n uint64, e *entry, receive bool)
 		}
 	}
 	if e.Message == nil && len(e.Void) == 0 {
+		if c.direct != nil {
+			if err := d.prepare(ctx, c.ID); hopeless(err) {
+				return nil, d.drop(n, e, err.Error())
+			} else if err != nil {
+				return nil, err
+			}
+			if c, err = d.conversation(e.Conversation); err != nil {
+				return nil, err
+			}
+		}
 		if err := d.seal(c, e); err != nil {
 			if errors.Is(err, ErrNoGroup) {
 				return nil, d.drop(n, e, "this member was removed from the conversation")
@@ -276,7 +286,15 @@ func (d *Device) catchUp(ctx context.Context, n uint64, e *entry, receive bool) 
 	if err != nil {
 		return false, err
 	}
-	epoch, err := d.groups.Epoch(c.ID)
+	if c.direct != nil {
+		if err := d.restated(ctx, c.ID, e.Epoch); err != nil {
+			return false, err
+		}
+		if c, err = d.conversation(e.Conversation); err != nil {
+			return false, err
+		}
+	}
+	epoch, err := d.epoch(c)
 	if errors.Is(err, ErrNoGroup) {
 		return true, d.drop(n, e, "this member was removed from the conversation")
 	}
@@ -320,7 +338,7 @@ func (d *Device) drop(n uint64, e *entry, reason string) error {
 // seal makes the envelope of a record, and of the day's and epoch's index
 // where the device knows none yet, and all that the server gets.
 func (d *Device) seal(c *conversation, e *entry) error {
-	epoch, err := d.groups.Epoch(c.ID)
+	epoch, err := d.epoch(c)
 	if err != nil {
 		return err
 	}
@@ -417,7 +435,7 @@ func (d *Device) encrypt(c *conversation, e *entry, epoch *Epoch) error {
 	p := payload{Record: e.Record, Seed: e.Message.Seed, IndexHeader: e.IndexHeader, IndexSeed: e.IndexSeed}
 	plain := p.encode()
 	defer clear(plain)
-	ciphertext, err := d.groups.Encrypt(c.ID, plain, manifest.AuthenticatedData(core.Hash()))
+	ciphertext, hashes, err := d.encryptFor(c, epoch, core, plain)
 	if err != nil {
 		return err
 	}
@@ -434,7 +452,7 @@ func (d *Device) encrypt(c *conversation, e *entry, epoch *Epoch) error {
 		}
 		sub.Index = item
 	}
-	transport.Ciphertexts = []codec.Hash{manifest.CiphertextHash(ciphertext)}
+	transport.Ciphertexts = hashes
 	var encoded []byte
 	if e.Kind == envelope.KindRecord {
 		record, err := envelope.ParseRecord(e.Record)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"chancery/client"
+	"chancery/client/direct"
 	"chancery/client/group"
 	"chancery/client/remote"
 	"chancery/client/state"
@@ -40,6 +41,7 @@ type fakeServer struct {
 	conversations map[codec.ID]*fakeConversation
 	queue         []fakeDelivery
 	packages      map[codec.Hash][][]byte
+	prekeys       map[codec.Hash]*fakePreKeys
 	resorts       map[codec.Hash]fakeResort
 	receipts      map[codec.Hash][]byte // by core, statement or void
 	acks          map[codec.Hash][]*manifest.Ack
@@ -53,12 +55,13 @@ type fakeServer struct {
 	word          []byte                                   // what they said last
 	careless      bool                                     // it takes what a header may not say
 
-	lax     bool                                         // takes messages for revoked devices
+	lax     bool                                         // takes messages for revoked devices, and past others
 	down    bool                                         // nobody can reach it
 	refuse  func(h *envelope.Header) string              // a reason, or empty
 	tamper  func(to codec.Hash, d *wire.Delivery)        // with what it delivers
 	lost    func(what string) bool                       // an answer that never arrives
 	commits func(s *wire.CommitSubmission) (refuse bool) // before one is taken
+	bundles func(devices []codec.Hash, bundles [][]byte) // before they are handed out
 }
 
 // fakeResort is a KeyPackage of last resort.
@@ -88,6 +91,8 @@ type fakeConversation struct {
 	chains   map[codec.Hash]*fakeChain
 	indexes  map[codec.Hash]uint64 // core → epoch
 	epochs   map[uint64]codec.Hash
+	direct   bool
+	members  []codec.ID
 }
 
 type fakeChain struct {
@@ -105,6 +110,7 @@ func newServer(t testing.TB) *fakeServer { return newServerOf(t, orgtest.New(t))
 func newServerOf(t testing.TB, o *orgtest.Org) *fakeServer {
 	return &fakeServer{
 		t: t, org: o, conversations: map[codec.ID]*fakeConversation{}, packages: map[codec.Hash][][]byte{},
+		prekeys:  map[codec.Hash]*fakePreKeys{},
 		resorts:  map[codec.Hash]fakeResort{},
 		receipts: map[codec.Hash][]byte{}, acks: map[codec.Hash][]*manifest.Ack{},
 	}
@@ -400,6 +406,10 @@ func (s *fakeServer) Send(_ context.Context, in *wire.Submission) ([][]byte, err
 		} else {
 			d.Body = in.Ciphertext
 		}
+		if c.direct && len(d.Body) > 0 {
+			s.deliverCopies(h.Device, c.roster, d)
+			continue
+		}
 		s.deliver(h.Device, c.roster, d)
 	}
 	var out [][]byte
@@ -447,6 +457,10 @@ func (s *fakeServer) check(m *manifest.Manifest, it *wire.Item, ciphertext []byt
 		}
 	}
 	switch {
+	case c.direct:
+		if err := s.checkDirect(c, m, ciphertext, no); err != nil {
+			return err
+		}
 	case t.Epoch > c.epoch || t.Epoch < c.removal:
 		return no("epoch: %d, the conversation is at %d", t.Epoch, c.epoch)
 	case c.epochs[t.Epoch] != t.Roster || !c.roster.Contains(h.Device):
@@ -471,7 +485,7 @@ func (s *fakeServer) check(m *manifest.Manifest, it *wire.Item, ciphertext []byt
 	case envelope.KindIndex:
 		known[core] = true
 	case envelope.KindRecord:
-		if epoch, ok := c.indexes[t.Index]; !known[t.Index] && (!ok || epoch < c.removal) {
+		if epoch, ok := c.indexes[t.Index]; !known[t.Index] && (!ok || epoch < c.removal || c.direct && epoch != t.Epoch) {
 			return no("index: not held, or older than a removal")
 		}
 	}
@@ -498,6 +512,9 @@ func (c conn) Commit(_ context.Context, in *wire.CommitSubmission) ([][]byte, er
 		c.conversations[body.Conversation] = conv
 	} else if c.commits != nil && c.commits(in) || body.Epoch != conv.epoch+1 || body.Previous != conv.commit {
 		return nil, c.no(hash, fmt.Sprintf("epoch: the conversation is at %d", conv.epoch))
+	}
+	if body.Direct() {
+		return c.directStatement(in, body, conv)
 	}
 	receipt := c.receive(manifest.LeafCommit, body.Conversation, hash)
 	c.receipts[hash] = receipt
@@ -608,13 +625,14 @@ func newPartyOf(t testing.TB, s *fakeServer) *party {
 	p.cfg = client.Config{
 		Replica: replica.New(s.org.ID), Now: s.org.Now, Stock: 6,
 		Connect: func(k codec.Signer) client.Server { return conn{s, k.PublicKey()} },
-		Groups:  group.New(s.org.Now),
+		Groups:  group.New(s.org.Now), Pairs: direct.New(s.org.Now),
 	}
 	return p
 }
 
 // person is a member's device that can be stopped and started.
 type person struct {
+	phone *person // another of the member, where a test has one
 	*client.Device
 	p      *party
 	member codec.ID
@@ -684,6 +702,13 @@ func (x *person) create(name string, others ...*person) codec.ID {
 	for _, o := range others {
 		o.sync()
 	}
+	return id
+}
+
+// group makes a group where create would make a direct conversation.
+func (x *person) group(name string, others ...*person) (id codec.ID) {
+	x.p.Helper()
+	x.TestOnlyWithoutPairs(func() { id = x.create(name, others...) })
 	return id
 }
 

@@ -335,6 +335,23 @@ func (s *State) Invited(key codec.PublicKey) bool { _, ok := s.invitations[key];
 // Devices returns the leaves of a member's devices, oldest first.
 func (s *State) Devices(member codec.ID) []codec.Hash { return slices.Clone(s.members[member]) }
 
+// MustReach returns, in no order, the devices that a direct conversation of
+// members has to reach in a log of a size and at a time in milliseconds: all that
+// may be added to conversations then, and of those before, all that are not
+// revoked.
+func (s *State) MustReach(members []codec.ID, before []codec.Hash, size, now int64) []codec.Hash {
+	var out []codec.Hash
+	for _, m := range members {
+		for _, h := range s.members[m] {
+			stays := slices.Contains(before, h) && s.devices[h].ValidAt(size)
+			if _, err := s.CheckDevice(h, size, now); err == nil || stays {
+				out = append(out, h)
+			}
+		}
+	}
+	return out
+}
+
 // Members returns the ids of all members with a device, in no order.
 func (s *State) Members() []codec.ID { return slices.Collect(maps.Keys(s.members)) }
 

@@ -46,7 +46,7 @@ type Transport struct {
 	_           struct{}     `cbor:",toarray"`
 	Epoch       uint64       // MLS epoch of the ciphertext
 	Roster      codec.Hash   // hash of the commit statement that lists the members of that epoch
-	Ciphertexts []codec.Hash // one for a group message: H("ciphertext", bytes)
+	Ciphertexts []codec.Hash // one for a group message, one for each other device of a direct conversation: H("ciphertext", bytes)
 	Index       codec.Hash   // index id: hash of the index envelope's core; zero where the kind has no tags
 	Tokenizer   uint8        // version of the tokenizer; zero where there are no tags
 	Tags        codec.Hash   // hash of the encoded tags; zero where there are none
@@ -183,19 +183,19 @@ func (r Roster) Validate() error {
 	return nil
 }
 
-// Commit is a member's statement of an MLS epoch: every member compares it
-// with its own group before it lives in that epoch, so that a keyholder may
-// take the roster from it.
+// Commit is a member's statement of an epoch: every member compares it with its
+// own group, or in a direct conversation with the control log, before it lives
+// in that epoch, so that a keyholder may take the roster from it.
 type Commit struct {
 	_            struct{} `cbor:",toarray"`
 	Organisation codec.Hash
 	Conversation codec.ID
 	Epoch        uint64
 	Device       codec.Hash // the committer's control leaf
-	Transcript   []byte     // confirmed transcript hash (RFC 9420 §8.2), 32 bytes; empty at epoch 0
+	Transcript   []byte     // confirmed transcript hash (RFC 9420 §8.2), 32 bytes; empty at epoch 0 and in a direct conversation
 	Roster       codec.Hash // root of the roster
 	Previous     codec.Hash // statement of the epoch before; zero at epoch 0
-	Message      codec.Hash // H("ciphertext", MLS commit); zero at epoch 0
+	Message      codec.Hash // H("ciphertext", MLS commit), zero at epoch 0; in a direct conversation Direct.Hash
 }
 
 // SignCommit returns the encoded, signed statement.
@@ -229,7 +229,7 @@ func (c *Commit) check() error {
 	if len(c.Transcript) > maxTranscript {
 		return fmt.Errorf("transcript hash of %d bytes: %w", len(c.Transcript), ErrMalformed)
 	}
-	if c.Previous.IsZero() != first || c.Message.IsZero() != first || (len(c.Transcript) == 0) != first {
+	if c.Previous.IsZero() != first || !c.Direct() && (c.Message.IsZero() != first || (len(c.Transcript) == 0) != first) {
 		return fmt.Errorf("commit statement of epoch %d doesn't name the epoch before as it should: %w", c.Epoch, ErrMalformed)
 	}
 	return nil

@@ -215,7 +215,8 @@ func TestParseRefuses(t *testing.T) {
 		"a first epoch with one before": func(c *Commit) { c.Epoch = 0 },
 		"nothing before":                func(c *Commit) { c.Previous = codec.Hash{} },
 		"no message":                    func(c *Commit) { c.Message = codec.Hash{} },
-		"no transcript":                 func(c *Commit) { c.Transcript = nil },
+		"no transcript, no message":     func(c *Commit) { c.Transcript, c.Message = nil, codec.Hash{} },
+		"direct, with nothing before":   func(c *Commit) { c.Transcript, c.Previous = nil, codec.Hash{} },
 		"a long transcript":             func(c *Commit) { c.Transcript = make([]byte, 65) },
 	} {
 		bad := *commit

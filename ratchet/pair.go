@@ -67,6 +67,15 @@ func (p *Pair) Session() codec.Hash {
 	return p.current.ID()
 }
 
+// Unanswered returns when this device began the current session, if it did and
+// has read nothing of the other device on it: each message then still begins it.
+func (p *Pair) Unanswered() (began time.Time, ok bool) {
+	if p.current == nil || !p.current.Began() || p.current.Heard() {
+		return time.Time{}, false
+	}
+	return time.UnixMilli(p.began), true
+}
+
 // Encrypt makes a message on the current session, as Session.Encrypt does. It
 // returns ErrNoSession as well.
 func (p *Pair) Encrypt(pin Pin, ad, plaintext []byte, random io.Reader) ([]byte, error) {

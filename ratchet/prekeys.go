@@ -262,15 +262,9 @@ func (p *PreKeys) Marshal() []byte { return codec.Encode(p.state) }
 // UnmarshalPreKeys reads what Marshal wrote. It returns codec.ErrSize or
 // codec.ErrEncoding, wrapped.
 func UnmarshalPreKeys(data []byte) (*PreKeys, error) {
-	if len(data) > MaxPreKeys {
-		return nil, fmt.Errorf("prekeys of %d bytes: %w", len(data), codec.ErrSize)
-	}
 	p := &PreKeys{}
-	if err := codec.Decode(data, &p.state); err != nil {
-		return nil, fmt.Errorf("couldn't read prekeys: %w", err)
-	}
-	if err := p.state.check(); err != nil {
-		return nil, fmt.Errorf("couldn't read prekeys: %w", err)
+	if err := unmarshal("prekeys", data, MaxPreKeys, &p.state); err != nil {
+		return nil, err
 	}
 	return p, nil
 }

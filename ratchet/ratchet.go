@@ -125,6 +125,23 @@ type Pin struct {
 	Escrow codec.Hash // control leaf of the escrow key
 }
 
+// unmarshal reads a state of at most limit bytes, which check holds to what the
+// package itself would write. It returns codec.ErrSize or codec.ErrEncoding,
+// wrapped.
+func unmarshal(name string, data []byte, limit int, state interface{ check() error }) error {
+	if len(data) > limit {
+		return fmt.Errorf("couldn't read %s of %d bytes: %w", name, len(data), codec.ErrSize)
+	}
+	err := codec.Decode(data, state)
+	if err == nil {
+		err = state.check()
+	}
+	if err != nil {
+		return fmt.Errorf("couldn't read %s: %w", name, err)
+	}
+	return nil
+}
+
 // draw fills b with randomness.
 func draw(random io.Reader, b []byte) error {
 	if _, err := io.ReadFull(random, b); err != nil {

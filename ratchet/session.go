@@ -434,15 +434,9 @@ func (s *Session) Marshal() []byte { return codec.Encode(s.state) }
 // UnmarshalSession reads what Marshal wrote. It returns codec.ErrSize or
 // codec.ErrEncoding, wrapped.
 func UnmarshalSession(data []byte) (*Session, error) {
-	if len(data) > MaxSession {
-		return nil, fmt.Errorf("session of %d bytes: %w", len(data), codec.ErrSize)
-	}
 	s := &Session{}
-	if err := codec.Decode(data, &s.state); err != nil {
-		return nil, fmt.Errorf("couldn't read a session: %w", err)
-	}
-	if err := s.state.check(); err != nil {
-		return nil, fmt.Errorf("couldn't read a session: %w", err)
+	if err := unmarshal("a session", data, MaxSession, &s.state); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

@@ -106,6 +106,7 @@ func list(ctx context.Context, fuzz time.Duration) ([]part, error) {
 		{"large conversation", []string{"go", "test", "./internal/demo", "-run", "^TestLargeConversation$", "-v", "-timeout", "24h"}, grown, logged},
 		{"kill loops", []string{"go", "test", "./internal/demo", "-run", "Kill", "-v", "-timeout", "24h"}, grown, logged},
 		{"witnesses gone", []string{"go", "test", "./internal/demo", "-run", "^TestWitnessesGone$", "-v", "-timeout", "24h"}, grown, logged},
+		{"ratchet schedules", []string{"go", "test", "./ratchet", "-run", "^TestModel", "-v", "-timeout", "24h"}, grown, passed},
 		{"model of MLS groups", []string{"go", "test", "-C", "mls", "-run", "^TestModel$", "-model-runs", "6000", "-model-seed", "10001", "-timeout", "24h"}, grown, counted},
 		{"damaged MLS messages", []string{"go", "test", "-C", "mls", "-run", "^TestMutations$", "-mutations", "100000000", "-timeout", "24h"}, grown, counted},
 		{"tamper table", []string{"go", "test", "./internal/demo", "./verify", "-run", "Tamper", "-v", "-timeout", "24h"}, grown, passed},

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"chancery/client"
+	"chancery/client/direct"
 	"chancery/client/group"
 	"chancery/client/remote"
 	"chancery/client/state"
@@ -66,7 +67,7 @@ func stateKey(dir string, secret custody.Secret, create bool) (*[state.KeySize]b
 // deviceConfig connects a device to the organisation of a session.
 func deviceConfig(s *session) client.Config {
 	return client.Config{
-		Replica: s.replica, Groups: group.New(time.Now),
+		Replica: s.replica, Groups: group.New(time.Now), Pairs: direct.New(time.Now),
 		Connect: func(key codec.Signer) client.Server { return s.server.As(httpsig.Ed25519(key)) },
 	}
 }
@@ -362,7 +363,7 @@ func (a *app) conversationCommand() *cobra.Command {
 	var with []string
 	create := &cobra.Command{
 		Use:   "new",
-		Short: "Open a conversation: a group, one other member, or a note to self",
+		Short: "Open a conversation: a group, one-to-one with one other member for good, or a note to self",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d, server, err := a.device(cmd, &f)
@@ -425,11 +426,14 @@ func (a *app) conversationCommand() *cobra.Command {
 			}
 			for _, r := range rows {
 				state := ""
+				if r.Direct {
+					state = " (one-to-one)"
+				}
 				switch {
 				case r.Left:
-					state = " (left)"
+					state += " (left)"
 				case r.Broken != "":
-					state = " (can't go on: " + r.Broken + ")"
+					state += " (can't go on: " + r.Broken + ")"
 				}
 				fmt.Fprintf(a.out, "%s  %3d unread  %q  %s%s\n", r.ID, r.Unread, r.Name, plain(strings.Join(r.Names, ", ")), plain(state))
 			}

@@ -22,6 +22,7 @@ type item struct {
 	core     codec.Hash
 	envelope []byte
 	tags     []byte
+	direct   bool  // its conversation is one
 	size     int64 // control size at which the header was checked
 }
 
@@ -30,6 +31,7 @@ type message struct {
 	index      *item // nil where the message brings none
 	item       *item
 	ciphertext []byte
+	copies     [][]byte // of a direct conversation, in the place of one ciphertext
 }
 
 // checkMessage decides all that takes time and doesn't depend on what else is
@@ -52,7 +54,13 @@ func (s *Server) checkMessage(device codec.Hash, in *wire.Submission) (*message,
 	if m.item, err = s.checkItem(device, &in.Message); err != nil {
 		return nil, err
 	}
-	if err := m.item.checkAlone(in.Ciphertext); err != nil {
+	if m.item.direct {
+		m.ciphertext = nil
+		m.copies, err = m.item.checkCopies(in.Ciphertext)
+	} else {
+		err = m.item.checkAlone(in.Ciphertext)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if m.index != nil && m.item.Transport.Index != m.index.core {
@@ -68,7 +76,7 @@ func (s *Server) checkItem(device codec.Hash, in *wire.Item) (*item, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	it := &item{Manifest: m, core: m.CoreHash(), envelope: in.Envelope, tags: in.Tags}
+	it := &item{Manifest: m, core: m.CoreHash(), envelope: in.Envelope, tags: in.Tags, direct: s.direct(m.Header.Conversation)}
 	if m.Header.Device != device {
 		return nil, fmt.Errorf("%w: the message is another device's", ErrForbidden)
 	}
@@ -127,7 +135,7 @@ func (it *item) checkKind() error {
 	if !t.Capsule.IsZero() {
 		return refuse(it.core, ReasonTransport, "capsules are not taken")
 	}
-	if len(t.Ciphertexts) > 1 {
+	if len(t.Ciphertexts) > 1 && !it.direct {
 		return refuse(it.core, ReasonTransport, "%d ciphertexts, at most one for a group message", len(t.Ciphertexts))
 	}
 	indexed := !t.Index.IsZero() || !t.Tags.IsZero() || t.Tokenizer != 0 || len(it.tags) > 0
@@ -136,7 +144,7 @@ func (it *item) checkKind() error {
 		if t.Index.IsZero() || t.Tags.IsZero() || t.Tokenizer == 0 {
 			return refuse(it.core, ReasonKind, "kind %s needs an index, a tokenizer and tags", kind)
 		}
-		if kind == envelope.KindRecord && len(t.Ciphertexts) != 1 {
+		if kind == envelope.KindRecord && len(t.Ciphertexts) != 1 && !it.direct {
 			return refuse(it.core, ReasonKind, "kind %s needs a ciphertext", kind)
 		}
 	case envelope.KindIndex, envelope.KindReport, envelope.KindDelegation:
@@ -169,6 +177,12 @@ func (it *item) checkAlone(ciphertext []byte) error {
 			return err
 		}
 	}
+	return it.checkTags()
+}
+
+// checkTags checks the tags against the transport.
+func (it *item) checkTags() error {
+	t := it.Transport
 	if t.Tags.IsZero() {
 		return nil
 	}
@@ -208,8 +222,9 @@ type commit struct {
 	message []byte
 	welcome []byte
 	added   []codec.Hash
-	info    []byte  // GroupInfo
-	judged  *judged // nil where the conversation wasn't where the commit says
+	info    []byte     // GroupInfo
+	judged  *judged    // nil where the conversation wasn't where the commit says
+	members []codec.ID // of a direct conversation
 }
 
 const (
@@ -253,6 +268,10 @@ func (s *Server) checkCommit(device codec.Hash, in *wire.CommitSubmission) (*com
 	}
 	if in.Roster.Root() != c.Roster {
 		return nil, refuse(hash, ReasonRoster, "the roster is another than stated")
+	}
+	if c.Direct() {
+		out := &commit{Commit: c, hash: hash, raw: in.Statement, roster: in.Roster, message: in.Commit}
+		return out, checkDirect(out, in)
 	}
 	first := c.Epoch == 0
 	if first != (len(in.Commit) == 0) || first != (len(c.Transcript) == 0) || first != c.Message.IsZero() || first != c.Previous.IsZero() {

@@ -190,6 +190,7 @@ type row struct {
 	leaf    store.Leaf
 	object  codec.Hash
 	body    []byte
+	copies  []store.Copy
 	welcome []byte
 	epoch   *store.Epoch
 	changed []*store.Membership
@@ -382,6 +383,11 @@ func (r *row) write(tx store.Tx) error {
 	}
 	if len(r.body) > 0 || len(r.welcome) > 0 {
 		if err := tx.PutBody(index, r.body, r.welcome); err != nil {
+			return err
+		}
+	}
+	for i := range r.copies {
+		if err := tx.PutCopy(index, &r.copies[i]); err != nil {
 			return err
 		}
 	}

@@ -34,7 +34,7 @@ func (s *Server) judge(ctx context.Context, in *commit) (*judged, error) {
 	switch {
 	case in.Epoch == 0 && c == nil:
 		j, err = s.founded(in)
-	case in.Epoch == 0 || c == nil || c.Commit != in.Previous || c.Epoch+1 != in.Epoch:
+	case in.Epoch == 0 || c == nil || c.direct() || c.Commit != in.Previous || c.Epoch+1 != in.Epoch:
 		return nil, nil
 	case c.Followed:
 		j, err = s.follow(ctx, c, in)

@@ -12,8 +12,8 @@ import (
 	"chancery/internal/wire"
 )
 
-// Elsewhere returns the conversations that other live devices of the device's
-// member are in and it isn't.
+// Elsewhere returns the groups that other live devices of the device's member are
+// in and it isn't. To direct conversations the others bring it.
 func (s *Server) Elsewhere(device codec.Hash) []codec.ID {
 	siblings := s.siblings(device)
 	out := []codec.ID{}
@@ -22,7 +22,7 @@ func (s *Server) Elsewhere(device codec.Hash) []codec.ID {
 	for _, d := range siblings {
 		for _, m := range s.memberships(d) {
 			c := s.conversations[m.Conversation]
-			if m.Until < 0 && c != nil && c.members[device] == nil && !slices.Contains(out, c.ID) {
+			if m.Until < 0 && c != nil && !c.direct() && c.members[device] == nil && !slices.Contains(out, c.ID) {
 				out = append(out, c.ID)
 			}
 		}

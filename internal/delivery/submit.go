@@ -53,6 +53,9 @@ func (b *batch) message(j *job, m *message) error {
 			}
 			if it == m.item {
 				r.body = m.ciphertext
+				if r.copies, err = b.copies(it, conversation, m.copies); err != nil {
+					return err
+				}
 			}
 			fresh = append(fresh, r)
 		}
@@ -125,6 +128,9 @@ func (b *batch) item(it *item, c *conversation, chain *store.Chain, before []*ro
 // checkRoster checks the epoch that a message was encrypted for. An earlier one
 // will do as long as nobody has been removed since: those could read it.
 func (b *batch) checkRoster(it *item, c *conversation) error {
+	if c.direct() {
+		return b.checkDirectRoster(it, c)
+	}
 	t := it.Transport
 	roster := c.roster
 	if device, ok := c.stays(b.state.Revoked()); ok {
@@ -218,8 +224,10 @@ func (s *Server) Commit(ctx context.Context, device codec.Hash, in *wire.CommitS
 	if err != nil {
 		return nil, s.sign(err)
 	}
-	if c.judged, err = s.judge(ctx, c); err != nil {
-		return nil, s.sign(err)
+	if !c.Direct() {
+		if c.judged, err = s.judge(ctx, c); err != nil {
+			return nil, s.sign(err)
+		}
 	}
 	rows, err := s.do(ctx, func(b *batch, j *job) error { return b.commitStep(j, c) })
 	if err != nil {
@@ -273,12 +281,15 @@ func (b *batch) step(in *commit) (*conversation, error) {
 	} else if err := in.follows(c); err != nil {
 		return nil, err
 	}
+	if err := b.judgeDirect(in, c); err != nil {
+		return nil, err
+	}
 	added, removed := difference(in.roster, c.roster), difference(c.roster, in.roster)
 	welcomed := in.added
 	if in.joins() {
 		welcomed = append(slices.Clone(welcomed), in.Device)
 	}
-	if in.Epoch > 0 && !slices.Equal(manifest.NewRoster(welcomed), added) {
+	if in.Epoch > 0 && !c.direct() && !slices.Equal(manifest.NewRoster(welcomed), added) {
 		return nil, refuse(in.hash, ReasonCommit, "the Welcome is for other devices than the roster adds")
 	}
 	if !in.roster.Contains(in.Device) && in.Epoch == 0 {
@@ -292,8 +303,10 @@ func (b *batch) step(in *commit) (*conversation, error) {
 	if _, err := b.state.CheckDevice(in.Device, b.state.Size(), b.now); err != nil {
 		return nil, refuse(in.hash, ReasonDevice, "%v", err)
 	}
-	if err := b.settle(in, c); err != nil {
-		return nil, err
+	if !c.direct() {
+		if err := b.settle(in, c); err != nil {
+			return nil, err
+		}
 	}
 	if len(removed) > 0 {
 		c.Removal = in.Epoch

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"chancery/client"
+	"chancery/client/direct"
 	"chancery/client/group"
 	"chancery/client/remote"
 	"chancery/codec"
@@ -121,7 +122,7 @@ func newHost(ctx context.Context, o DeviceOptions, invites []ceremony.Invite) (*
 		return nil, err
 	}
 	config := client.Config{
-		Replica: r, Groups: group.New(time.Now),
+		Replica: r, Groups: group.New(time.Now), Pairs: direct.New(time.Now),
 		Connect: func(key codec.Signer) client.Server { return server.As(httpsig.Ed25519(key)) },
 	}
 	key := o.Key

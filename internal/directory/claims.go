@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// claimBurst is how many KeyPackages a device may claim at once: those of the
-	// largest conversation.
+	// claimBurst is how many KeyPackages and bundles of prekeys a device may claim
+	// at once: those of the largest conversation.
 	claimBurst = manifest.MaxRoster
 	// claimRate is how many a second come back to it.
 	claimRate = 1
@@ -20,8 +20,8 @@ const (
 	maxClaimers = 4096
 )
 
-// Busy refuses a claim for now: whoever claims KeyPackages without end leaves
-// others' devices with those of last resort.
+// Busy refuses a claim for now: whoever claims KeyPackages or prekeys without end
+// leaves others' devices with those of last resort.
 type Busy struct {
 	After time.Duration // until the same claim will do
 }

@@ -33,6 +33,7 @@ type Conversation struct {
 	Positions uint64     // leaves so far: the position of the next
 	Leaf      codec.Hash // newest leaf
 	Last      int64      // its index in the messages log
+	Members   []codec.ID // of a direct conversation, its two; none of a group
 	Followed  bool       // its group is kept and judged
 	Policy    codec.Hash // leaf that the group pins, zero where it pins none
 	Pinned    uint64     // first epoch that pins it
@@ -82,6 +83,37 @@ type Leaf struct {
 	Tags         []byte
 }
 
+// Copy is the ciphertext for one device.
+type Copy struct {
+	Device codec.Hash
+	Body   []byte
+}
+
+// PreKeys is an upload of a device's prekeys. Signed and Last are empty where
+// those before stay.
+type PreKeys struct {
+	Number   uint64
+	Expires  int64 // milliseconds since 1970, UTC
+	Identity []byte
+	Signed   []byte
+	Last     []byte   // last-resort
+	OneTime  [][]byte // X25519
+	KEM      [][]byte // ML-KEM
+}
+
+// PreKeyStock is what there is of a device's prekeys: one-time ones by number.
+type PreKeyStock struct {
+	Number       uint64 // of the newest upload, 0 for none
+	Expires      int64  // of Signed and Last
+	OneTime, KEM int
+}
+
+// Bundle is a device's prekeys for one session. OneTime is empty where there is
+// none, KEM then the last-resort one.
+type Bundle struct {
+	Identity, Signed, OneTime, KEM []byte
+}
+
 // Chain is a device's place in a conversation.
 type Chain struct {
 	Device       codec.Hash
@@ -94,6 +126,7 @@ type Chain struct {
 // and Envelope are not set.
 type Queued struct {
 	Leaf
+	// Body is the device's copy, where each has its own.
 	// Body and Welcome are empty where there is none, where every device has them,
 	// and for the device whose leaf it is; Body and Tags also for one that joined
 	// in a later epoch.

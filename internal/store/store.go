@@ -124,6 +124,9 @@ type Directory interface {
 	Members(ctx context.Context, f func(member codec.ID, name string) error) error
 	// KeyPackages returns what a device has in stock that hasn't expired.
 	KeyPackages(ctx context.Context, device codec.Hash, now time.Time) (*Stock, error)
+	// PreKeys returns what a device has in stock of prekeys that live at a time,
+	// in milliseconds since 1970, UTC.
+	PreKeys(ctx context.Context, device codec.Hash, at int64) (*PreKeyStock, error)
 }
 
 // DirectoryTx writes a Directory.
@@ -151,6 +154,13 @@ type DirectoryTx interface {
 	// DropKeyPackages forgets a device's KeyPackages that have expired, and the
 	// keys of those that no expiry is left of.
 	DropKeyPackages(device codec.Hash, now time.Time) error
+	// PutPreKeys stocks a device's prekeys, unless their number is not above that
+	// of all it stocked before: then nothing changes.
+	PutPreKeys(device codec.Hash, p *PreKeys) error
+	// TakeBundle returns a device's prekeys for one session, nil where it has none
+	// that live at a time, in milliseconds since 1970, UTC. It takes the oldest
+	// one-time ones: once committed nobody is given them again.
+	TakeBundle(device codec.Hash, at int64) (*Bundle, error)
 }
 
 // Messages are the conversations and what the leaves of the messages log stand
@@ -197,8 +207,10 @@ type MessagesTx interface {
 	PutLeaf(l *Leaf) error
 	// PutBody keeps a leaf's ciphertext, and the Welcome that came with a commit.
 	PutBody(index int64, body, welcome []byte) error
+	// PutCopy keeps a leaf's ciphertext for one device, where each has its own.
+	PutCopy(index int64, c *Copy) error
 	// DropBodies forgets the ciphertexts of a conversation's leaves from an index
-	// up to another, both included.
+	// up to another, both included, copies among them.
 	DropBodies(conversation codec.ID, from, upTo int64) error
 	// PutChain keeps a device's place.
 	PutChain(c *Chain) error

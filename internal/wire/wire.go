@@ -24,6 +24,8 @@ const (
 	PathMembers       = "/v1/members"           // GET: []Member; POST Member
 	PathKeyPackages   = "/v1/keypackages"       // GET: Stock of the asking device; POST KeyPackages
 	PathClaim         = "/v1/keypackages/claim" // POST Claim: []Claimed
+	PathPreKeys       = "/v1/prekeys"           // GET: PreKeyStock of the asking device; POST PreKeys
+	PathBundles       = "/v1/prekeys/claim"     // POST Claim: [][]byte
 	PathCertificate   = "/v1/certificate"       // POST: bytes of an X.509 certificate for the asking device
 	PathMessages      = "/v1/messages"          // POST Submission: Receipted
 	PathCommits       = "/v1/commits"           // POST CommitSubmission: Receipted
@@ -154,7 +156,7 @@ const (
 	LastResortUsed   = 2 // it was given out, once or more
 )
 
-// Claim asks for one KeyPackage of each device, in order. One of last resort,
+// Claim asks for one KeyPackage, or one bundle, of each device, in order. One of last resort,
 // given where a device's stock is used up, has the extension that says so.
 type Claim struct {
 	_       struct{} `cbor:",toarray"`
@@ -174,7 +176,7 @@ type Submission struct {
 	_          struct{} `cbor:",toarray"`
 	Index      *Item    // a new index envelope, or nil
 	Message    Item
-	Ciphertext []byte // MLS PrivateMessage, at most 1 MiB
+	Ciphertext []byte // MLS PrivateMessage; of a direct conversation manifest.EncodeCopies
 }
 
 // Item is a manifest with its envelope and tags.
@@ -185,12 +187,12 @@ type Item struct {
 	Tags     []byte
 }
 
-// CommitSubmission is a step of an MLS group: one for each epoch.
+// CommitSubmission is a step of a conversation: one for each epoch.
 type CommitSubmission struct {
 	_         struct{}        `cbor:",toarray"`
 	Statement []byte          // signed commit statement
 	Roster    manifest.Roster // of the new epoch
-	Commit    []byte          // MLS commit; empty at epoch 0
+	Commit    []byte          // MLS commit, empty at epoch 0; of a direct conversation manifest.Direct
 	Welcome   []byte          // MLS Welcome, or empty
 	Added     []codec.Hash    // devices that the Welcome is for
 	GroupInfo []byte          // MLS GroupInfo of the new epoch; empty from a device of an earlier version
@@ -238,7 +240,7 @@ type Refused struct {
 // Kinds of Delivery.
 const (
 	DeliveryMessage = 1 // Manifest, Receipt; Body (ciphertext) and Tags where it is for the device
-	DeliveryCommit  = 2 // Manifest (commit statement), Receipt, Roster; Body (MLS commit) unless the device's own
+	DeliveryCommit  = 2 // Manifest (commit statement), Receipt, Roster; Body (MLS commit, or manifest.Direct) unless the device's own
 	DeliveryWelcome = 3 // Manifest (commit statement), Receipt, Body (MLS Welcome), Roster
 	DeliveryNotice  = 4 // Body: an Opening of a hold that names the device's member
 	DeliveryVoid    = 5 // Manifest (void), Receipt: a position without a message

@@ -77,12 +77,17 @@ func (s *Store) Conversations(ctx context.Context, f func(c *store.Conversation)
 	return s.each(ctx, func(r *sql.Rows) error {
 		c := new(store.Conversation)
 		var epoch, removal, positions, pinned int64
-		if err := r.Scan(id{&c.ID}, &epoch, &removal, hash{&c.Commit}, &positions, hash{&c.Leaf}, &c.Last, &c.Followed, hash{&c.Policy}, &pinned); err != nil {
+		var members []byte
+		err := r.Scan(id{&c.ID}, &epoch, &removal, hash{&c.Commit}, &positions, hash{&c.Leaf}, &c.Last, &c.Followed, hash{&c.Policy}, &pinned, &members)
+		if err != nil {
+			return err
+		}
+		if c.Members, err = unpackMembers(members); err != nil {
 			return err
 		}
 		c.Epoch, c.Removal, c.Positions, c.Pinned = uint64(epoch), uint64(removal), uint64(positions), uint64(pinned)
 		return f(c)
-	}, `SELECT id, epoch, removal, commitment, positions, leaf, last, followed, policy, pinned FROM conversations ORDER BY id`)
+	}, `SELECT id, epoch, removal, commitment, positions, leaf, last, followed, policy, pinned, members FROM conversations ORDER BY id`)
 }
 
 // Group implements [store.Groups]. It is one statement, so that state and nodes
@@ -207,8 +212,9 @@ func (s *Store) Queue(ctx context.Context, m *store.Membership, from, to int64, 
 		out = append(out, q)
 		return err
 	}, `SELECT l.idx, l.kind, l.position, l.epoch, l.device, l.object, l.receipt,
-			IIF(b.idx IS NULL OR l.epoch < ?5, x'', l.tags), IIF(b.idx IS NULL OR l.epoch < ?5, x'', b.body), COALESCE(b.welcome, x'')
-		FROM leaves l LEFT JOIN bodies b ON b.idx = l.idx AND l.device != ?4
+			IIF(COALESCE(b.idx, k.idx) IS NULL OR l.epoch < ?5, x'', l.tags),
+			IIF(COALESCE(b.idx, k.idx) IS NULL OR l.epoch < ?5, x'', COALESCE(k.body, b.body)), COALESCE(b.welcome, x'')
+		FROM leaves l LEFT JOIN bodies b ON b.idx = l.idx AND l.device != ?4 LEFT JOIN copies k ON k.idx = l.idx AND k.device = ?4
 		WHERE l.conversation = ?1 AND l.idx >= ?2 AND l.idx < ?3 ORDER BY l.idx LIMIT ?6`,
 		m.Conversation[:], from, to, m.Device[:], int64(m.Epoch), limit)
 	return out, err

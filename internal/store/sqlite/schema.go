@@ -155,6 +155,30 @@ CREATE TABLE nodes (                   -- of their trees, those that aren't blan
 	data         BLOB NOT NULL,        -- tree.Tree.MarshalNode
 	PRIMARY KEY (conversation, node)
 ) WITHOUT ROWID;
+`, `
+ALTER TABLE conversations ADD COLUMN members BLOB NOT NULL DEFAULT x''; -- of a direct one, 16 bytes each
+CREATE TABLE copies (                  -- ciphertext, one for each device, until all have theirs
+	idx    INTEGER NOT NULL,
+	device BLOB NOT NULL,
+	body   BLOB NOT NULL,
+	PRIMARY KEY (idx, device)
+) WITHOUT ROWID;
+CREATE TABLE prekeys (                 -- of a device, what every session with it begins with
+	device   BLOB PRIMARY KEY,
+	number   INTEGER NOT NULL,         -- of its newest upload
+	expires  INTEGER NOT NULL,
+	identity BLOB NOT NULL,
+	signed   BLOB NOT NULL,
+	last     BLOB NOT NULL             -- last-resort
+) WITHOUT ROWID;
+CREATE TABLE onetime (                 -- one-time prekeys
+	id      INTEGER PRIMARY KEY,
+	device  BLOB NOT NULL,
+	kind    INTEGER NOT NULL,          -- 1 X25519, 2 ML-KEM
+	expires INTEGER NOT NULL,
+	prekey  BLOB NOT NULL
+);
+CREATE INDEX onetime_device ON onetime (device, kind, id);
 `}
 }
 

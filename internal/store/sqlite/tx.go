@@ -98,8 +98,8 @@ func (tx *transaction) PutMember(id codec.ID, name string) error {
 }
 
 func (tx *transaction) PutConversation(c *store.Conversation) error {
-	return tx.exec("PutConversation", `INSERT OR REPLACE INTO conversations (id, epoch, removal, commitment, positions, leaf, last, followed, policy, pinned) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		c.ID[:], int64(c.Epoch), int64(c.Removal), c.Commit[:], int64(c.Positions), c.Leaf[:], c.Last, c.Followed, c.Policy[:], int64(c.Pinned))
+	return tx.exec("PutConversation", `INSERT OR REPLACE INTO conversations (id, epoch, removal, commitment, positions, leaf, last, followed, policy, pinned, members) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		c.ID[:], int64(c.Epoch), int64(c.Removal), c.Commit[:], int64(c.Positions), c.Leaf[:], c.Last, c.Followed, c.Policy[:], int64(c.Pinned), packMembers(c.Members))
 }
 
 func (tx *transaction) PutGroup(conversation codec.ID, state, info []byte) error {
@@ -137,8 +137,17 @@ func (tx *transaction) PutBody(index int64, body, welcome []byte) error {
 	return tx.exec("PutBody", `INSERT INTO bodies (idx, body, welcome) VALUES (?, ?, ?)`, index, bytesOf(body), bytesOf(welcome))
 }
 
+func (tx *transaction) PutCopy(index int64, c *store.Copy) error {
+	return tx.exec("PutCopy", `INSERT INTO copies (idx, device, body) VALUES (?, ?, ?)`, index, c.Device[:], bytesOf(c.Body))
+}
+
 func (tx *transaction) DropBodies(conversation codec.ID, from, upTo int64) error {
-	return tx.exec("DropBodies", `DELETE FROM bodies WHERE idx IN (SELECT l.idx FROM leaves l JOIN bodies b ON b.idx = l.idx
+	err := tx.exec("DropBodies", `DELETE FROM bodies WHERE idx IN (SELECT l.idx FROM leaves l JOIN bodies b ON b.idx = l.idx
+		WHERE l.conversation = ? AND l.idx >= ? AND l.idx <= ?)`, conversation[:], from, upTo)
+	if err != nil {
+		return err
+	}
+	return tx.quiet(`DELETE FROM copies WHERE idx IN (SELECT l.idx FROM leaves l JOIN copies k ON k.idx = l.idx
 		WHERE l.conversation = ? AND l.idx >= ? AND l.idx <= ?)`, conversation[:], from, upTo)
 }
 
@@ -173,6 +182,25 @@ func (tx *transaction) PutAck(conversation codec.ID, device codec.Hash, position
 
 func (tx *transaction) PutProduction(request codec.Hash, sealed []byte) error {
 	return tx.exec("PutProduction", `INSERT OR REPLACE INTO productions (request, sealed) VALUES (?, ?)`, request[:], sealed)
+}
+
+func packMembers(members []codec.ID) []byte {
+	out := make([]byte, 0, len(members)*codec.IDSize)
+	for _, m := range members {
+		out = append(out, m[:]...)
+	}
+	return out
+}
+
+func unpackMembers(b []byte) ([]codec.ID, error) {
+	if len(b)%codec.IDSize != 0 {
+		return nil, fmt.Errorf("members of %d bytes", len(b))
+	}
+	var members []codec.ID
+	for ; len(b) > 0; b = b[codec.IDSize:] {
+		members = append(members, codec.ID(b[:codec.IDSize]))
+	}
+	return members, nil
 }
 
 func packRoster(r manifest.Roster) []byte {

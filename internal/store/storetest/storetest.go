@@ -37,6 +37,8 @@ func Run(t *testing.T, open Open) {
 	t.Run("one leaf for a place and a core", func(t *testing.T) { testUnique(t, open) })
 	t.Run("notices come after leaves", func(t *testing.T) { testNotices(t, open) })
 	t.Run("key packages are single-use", func(t *testing.T) { testKeyPackages(t, open) })
+	t.Run("prekeys", func(t *testing.T) { testPreKeys(t, open) })
+	t.Run("copies", func(t *testing.T) { testCopies(t, open) })
 	t.Run("acknowledgements only grow", func(t *testing.T) { testAcks(t, open) })
 	t.Run("groups", func(t *testing.T) { testGroups(t, open) })
 	t.Run("queue", func(t *testing.T) { testQueue(t, open) })
@@ -219,6 +221,8 @@ func testAllOrNothing(t *testing.T, open Open) {
 			tx.PutPending(codec.Sum("statement"), []byte("body"), 1),
 			tx.PutMember(codec.NewID(), "name"),
 			tx.PutKeyPackage(keyPackage(device, "package", "init", "leaf"), now),
+			tx.PutPreKeys(device, preKeys(1, 10, 1)),
+			tx.PutCopy(1, &store.Copy{Device: device, Body: []byte("copy")}),
 			tx.AddNotice(device, []byte("notice")),
 			tx.PutCursor(device, 1),
 			tx.PutAck(conversation, device, 1, 1, []byte("ack")),
@@ -256,12 +260,13 @@ func testAllOrNothing(t *testing.T, open Open) {
 		s.Cursors(t.Context(), func(codec.Hash, uint64) error { rows++; return nil }),
 	)
 	packages, err2 := s.KeyPackages(t.Context(), device, now)
+	prekeys, err5 := s.PreKeys(t.Context(), device, 0)
 	notices, err3 := s.Notices(t.Context(), device, 0)
 	acks, err4 := s.Acks(t.Context(), conversation)
-	if err := errors.Join(err, err2, err3, err4); err != nil {
+	if err := errors.Join(err, err2, err3, err4, err5); err != nil {
 		t.Fatal(err)
 	}
-	if rows += packages.Left + packages.Keys + len(notices) + len(acks); rows != 0 {
+	if rows += packages.Left + packages.Keys + prekeys.OneTime + int(prekeys.Number) + len(notices) + len(acks); rows != 0 {
 		t.Errorf("%d rows stayed", rows)
 	}
 	if _, err := s.Production(t.Context(), codec.Sum("request")); !errors.Is(err, store.ErrNotFound) {

@@ -1,0 +1,90 @@
+package manifest
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"chancery/codec"
+)
+
+func TestDirect(t *testing.T) {
+	a, b := id("a"), id("b")
+	d := NewDirect(a, b)
+	if !bytes.Equal(d.Encode(), NewDirect(b, a).Encode()) || d.Hash() == NewDirect(a, id("c")).Hash() {
+		t.Error("the encoding is not that of the pair")
+	}
+	if got, err := ParseDirect(d.Encode()); err != nil || got.Hash() != d.Hash() {
+		t.Error(got, err)
+	}
+	swapped := &Direct{Version: 1, Members: []codec.ID{d.Members[1], d.Members[0]}}
+	for what, bad := range map[string]*Direct{
+		"a later version": {Version: 2, Members: d.Members},
+		"one":             {Version: 1, Members: d.Members[:1]},
+		"three":           {Version: 1, Members: append([]codec.ID{{0, 1}}, d.Members...)},
+		"twice the same":  {Version: 1, Members: []codec.ID{a, a}},
+		"nobody":          {Version: 1, Members: []codec.ID{{}, a}},
+		"not in order":    swapped,
+	} {
+		if _, err := ParseDirect(bad.Encode()); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	s := newSample(t)
+	c, err := ParseCommit(s.commit)
+	must(t, err)
+	first := Commit{Organisation: c.Organisation, Conversation: c.Conversation, Device: c.Device, Roster: c.Roster}
+	if c.Direct() || first.Direct() {
+		t.Error("a group's statement is taken for a direct conversation's")
+	}
+	first.Message = d.Hash()
+	later := first
+	later.Epoch, later.Previous = 3, hash("before")
+	for _, c := range []Commit{first, later} {
+		raw, err := SignCommit(s.device, &c)
+		must(t, err)
+		if got, err := ParseCommit(raw); err != nil || !got.Direct() {
+			t.Errorf("epoch %d: %v", c.Epoch, err)
+		}
+	}
+}
+
+func TestCopies(t *testing.T) {
+	copies := [][]byte{[]byte("one"), {}, []byte("three")}
+	got, err := ParseCopies(EncodeCopies(copies))
+	if err != nil || len(got) != 3 || string(got[2]) != "three" || CopyHashes(got)[1] != CiphertextHash(nil) {
+		t.Error(got, err)
+	}
+	if got, err := ParseCopies(EncodeCopies(nil)); err != nil || len(got) != 0 {
+		t.Error(got, err)
+	}
+	if _, err := ParseCopies(EncodeCopies(make([][]byte, MaxDirect))); err == nil {
+		t.Error("a copy for more than all devices")
+	}
+	if _, err := ParseCopies([]byte{0xf6}); err == nil {
+		t.Error("nothing taken for a list")
+	}
+	r := NewRoster([]codec.Hash{hash("a"), hash("b"), hash("c")})
+	if w := r.Without(r[1]); len(w) != 2 || w[0] != r[0] || w[1] != r[2] || len(r) != 3 {
+		t.Error(w)
+	}
+}
+
+func FuzzDirect(f *testing.F) {
+	f.Add(NewDirect(id("a"), id("b")).Encode())
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if d, err := ParseDirect(raw); err == nil && !bytes.Equal(d.Encode(), raw) {
+			t.Fatal("a second encoding was accepted")
+		}
+	})
+}
+
+func FuzzCopies(f *testing.F) {
+	f.Add(EncodeCopies([][]byte{[]byte("one"), {}}))
+	f.Add(EncodeCopies(nil))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if c, err := ParseCopies(raw); err == nil && !bytes.Equal(EncodeCopies(c), raw) {
+			t.Fatal("a second encoding was accepted")
+		}
+	})
+}
