@@ -149,7 +149,7 @@ func TestGhostDevice(t *testing.T) {
 	type scene struct {
 		*party
 		a, b  *person
-		c     *person // for groups: one-to-one has no KeyPackages
+		c     *person   // for groups: one-to-one has no KeyPackages
 		shown *[][]byte // what Alice is shown, if not the log
 		id    codec.ID
 	}
