@@ -145,10 +145,7 @@ func (d *Device) ready(ctx context.Context) error {
 
 // refresh reads the control log as far as it is witnessed.
 func (d *Device) refresh(ctx context.Context) error {
-	if err := d.cfg.Replica.Sync(ctx, d.server); err != nil {
-		return fmt.Errorf("couldn't read the control log: %w", err)
-	}
-	return nil
+	return d.readLog(ctx)
 }
 
 // change brings a group to contain devices and none of the removed members' nor
@@ -239,10 +236,12 @@ func (d *Device) claim(ctx context.Context, devices []codec.Hash, packages map[c
 			return nil, fmt.Errorf("%d KeyPackages for %d devices: %w", len(claimed), len(missing), ErrServer)
 		}
 		for i, h := range missing {
-			if len(claimed[i]) == 0 {
+			if len(claimed[i].Package) == 0 {
 				return nil, fmt.Errorf("device %s has no KeyPackage left at the server, until it next connects", h.Short())
 			}
-			packages[h] = claimed[i]
+			if packages[h], err = d.claimed(h, &claimed[i]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	out := make([][]byte, len(devices))

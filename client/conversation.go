@@ -9,6 +9,7 @@ import (
 	"chancery/codec"
 	"chancery/control"
 	"chancery/envelope"
+	"chancery/evidence"
 	"chancery/internal/handshake"
 	"chancery/manifest"
 )
@@ -335,8 +336,8 @@ func (d *Device) openReceipt(raw []byte, kind manifest.LeafKind, object codec.Ha
 	if r.Object != object || body.Kind != kind || body.Conversation != conversation {
 		return nil, fmt.Errorf("%w: a receipt of something else", ErrServer)
 	}
-	if root, ok := d.cfg.Replica.Root(body.ControlSize); ok && root != body.ControlRoot {
-		return nil, fmt.Errorf("%w: a receipt that speaks of another control log", ErrServer)
+	if err := d.promised(evidence.PromiseReceipt, raw, body.ControlSize, body.ControlRoot, body.Time); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrServer, err)
 	}
 	return r, nil
 }

@@ -87,7 +87,7 @@ type Server interface {
 	UploadKeyPackages(ctx context.Context, packages [][]byte) error
 	// ClaimKeyPackages takes a KeyPackage of each device, in order, and an empty
 	// one where a device has none.
-	ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error)
+	ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([]wire.Claimed, error)
 	// Certificate returns a certificate in DER for this device's key, of the
 	// organisation's own authority: a *wire.Problem of status 404 where it has none.
 	Certificate(ctx context.Context) ([]byte, error)
@@ -208,6 +208,7 @@ type Counters struct {
 // for one another, those of the network included.
 type Device struct {
 	cfg    Config
+	dir    string
 	store  *state.Store
 	server Server
 	groups Groups
@@ -220,6 +221,7 @@ type Device struct {
 	list          []codec.ID
 	conversations map[codec.ID]*conversation
 	waiting       []waiting
+	logRead       time.Time       // when it last read the control log
 	counted       time.Time       // and asked for its prekeys
 	stated        int64           // size of the control log that direct conversations follow
 	asked         time.Time       // when it last asked for a certificate
@@ -290,7 +292,7 @@ func create(cfg Config, e Enrolment) (*Device, error) {
 		}
 		submit.Signatures = append(submit.Signatures, sig)
 	}
-	d := &Device{cfg: cfg, self: self{
+	d := &Device{cfg: cfg, dir: e.Dir, self: self{
 		Organisation: organisation, Member: e.Member, Name: e.Name,
 		Seed: key.Seed(), Device: s.Hash(), Submit: codec.Encode(&submit),
 	}}
@@ -321,7 +323,7 @@ func load(cfg Config, dir string, key *[state.KeySize]byte) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{cfg: cfg, store: store}
+	d := &Device{cfg: cfg, dir: dir, store: store}
 	if err := d.read(bucketSelf, &d.self); err != nil {
 		store.Close()
 		return nil, err
@@ -540,8 +542,8 @@ func (d *Device) await(ctx context.Context, there func(s *control.State) bool) e
 		if known {
 			return nil
 		}
-		if err := d.cfg.Replica.Sync(ctx, d.server); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("couldn't read the control log: %w", err)
+		if err := d.readLog(ctx); err != nil && ctx.Err() == nil {
+			return err
 		}
 		d.cfg.Replica.Read(func(s *control.State) { known = there(s) })
 		if known {
