@@ -250,6 +250,27 @@ func (a *app) share(cmd *cobra.Command, d *client.Device, wait time.Duration) er
 	return err
 }
 
+// handOver gives a device that has asked for it history from another one, both of
+// them here.
+func handOver(ctx context.Context, from, to *client.Device, much client.History) error {
+	if much == (client.History{}) {
+		return nil
+	}
+	if err := from.GrantHistory(to.Hash(), much); err != nil {
+		return err
+	}
+	for {
+		for _, d := range []*client.Device{from, to} {
+			if _, err := d.Sync(ctx); err != nil {
+				return err
+			}
+		}
+		if status, err := to.HistoryStatus(); err != nil || status.Complete {
+			return err
+		}
+	}
+}
+
 func (a *app) historyCommand() *cobra.Command {
 	var f deviceFlags
 	var much string
