@@ -346,6 +346,25 @@ func TestDirectPreKeys(t *testing.T) {
 		tablet.sync()
 		tablet.want(id, "hello again")
 	})
+	t.Run("published while a message was on its way", func(t *testing.T) {
+		p := newParty(t)
+		a, b := p.person("Alice"), p.person("Bob")
+		tablet := p.deviceOf(b.member, "Bob")
+		had := p.prekeys[tablet.Hash()]
+		p.prekeys[tablet.Hash()] = nil
+		id := a.create("", b)
+		p.refuse = func(h *envelope.Header) string {
+			if h.Kind == envelope.KindRecord && p.prekeys[tablet.Hash()] == nil {
+				p.prekeys[tablet.Hash()] = had
+				return "prekeys: nothing for the tablet"
+			}
+			return ""
+		}
+		a.say(id, "hello")
+		tablet.sync()
+		tablet.want(id, "hello")
+		fine(t, a, tablet)
+	})
 	t.Run("all withheld", func(t *testing.T) {
 		p := newParty(t)
 		a, b := p.person("Alice"), p.person("Bob")
@@ -514,13 +533,18 @@ func TestDirectKind(t *testing.T) {
 			d.Body, c.Transcript, c.Message = []byte("commit"), make([]byte, 32), manifest.CiphertextHash([]byte("commit"))
 		},
 		"other members": func(_ *party, c *manifest.Commit, d *wire.Delivery) {
-			direct := manifest.NewDirect(codec.NewID(), codec.NewID())
+			direct := manifest.NewDirect([]codec.ID{codec.NewID(), codec.NewID()}, nil, nil)
 			d.Body, c.Message = direct.Encode(), direct.Hash()
 		},
 		"one device more": func(p *party, c *manifest.Commit, d *wire.Delivery) {
 			other := p.person("Mallory")
 			d.Roster = manifest.NewRoster(append(slices.Clone(d.Roster), other.Hash()))
-			c.Roster = d.Roster.Root()
+			direct := manifest.NewDirect(must(manifest.ParseDirect(d.Body)).Members, d.Roster, p.conversations[c.Conversation].roster)
+			c.Roster, d.Body, c.Message = d.Roster.Root(), direct.Encode(), direct.Hash()
+		},
+		"another device new": func(p *party, c *manifest.Commit, d *wire.Delivery) {
+			direct := manifest.NewDirect(must(manifest.ParseDirect(d.Body)).Members, d.Roster, nil)
+			d.Body, c.Message = direct.Encode(), direct.Hash()
 		},
 		"another roster than signed": func(_ *party, _ *manifest.Commit, d *wire.Delivery) {
 			d.Roster = d.Roster[:1]
@@ -533,7 +557,7 @@ func TestDirectKind(t *testing.T) {
 			a, b := p.person("Alice"), p.person("Bob")
 			id := a.create("", b)
 			conv := p.conversations[id]
-			direct := manifest.NewDirect(a.member, b.member)
+			direct := manifest.NewDirect([]codec.ID{a.member, b.member}, nil, nil)
 			c := &manifest.Commit{
 				Organisation: p.org.ID, Conversation: id, Epoch: 1, Device: a.Hash(), Previous: conv.commit,
 				Roster: conv.roster.Root(), Message: direct.Hash(),
@@ -549,6 +573,22 @@ func TestDirectKind(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a late one", func(t *testing.T) {
+		p := newParty(t)
+		a, b := p.person("Alice"), p.person("Bob")
+		id := a.create("", b)
+		phone := p.deviceOf(b.member, "Bob")
+		a.say(id, "kept from the phone")
+		for i := range p.queue {
+			delete(p.queue[i].to, phone.Hash())
+		}
+		p.deviceOf(a.member, "Alice")
+		a.say(id, "shown to the phone")
+		phone.sync()
+		if _, err := phone.Conversation(id); !errors.Is(err, client.ErrNoConversation) || phone.Counters().Faulty != 1 {
+			t.Errorf("got %v, %+v", err, phone.Counters())
+		}
+	})
 	t.Run("of others", func(t *testing.T) {
 		p := newParty(t)
 		a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")

@@ -10,9 +10,14 @@ import (
 
 func TestDirect(t *testing.T) {
 	a, b := id("a"), id("b")
-	d := NewDirect(a, b)
-	if !bytes.Equal(d.Encode(), NewDirect(b, a).Encode()) || d.Hash() == NewDirect(a, id("c")).Hash() {
+	before := NewRoster([]codec.Hash{hash("a"), hash("gone")})
+	roster := NewRoster([]codec.Hash{hash("a"), hash("new")})
+	d := NewDirect([]codec.ID{a, b}, roster, before)
+	if !bytes.Equal(d.Encode(), NewDirect([]codec.ID{b, a}, roster, before).Encode()) || d.Hash() == NewDirect([]codec.ID{a, id("c")}, roster, before).Hash() {
 		t.Error("the encoding is not that of the pair")
+	}
+	if len(d.Added) != 1 || d.Added[0] != hash("new") || len(NewDirect([]codec.ID{a, b}, roster, nil).Added) != 2 {
+		t.Errorf("added %v", d.Added)
 	}
 	if got, err := ParseDirect(d.Encode()); err != nil || got.Hash() != d.Hash() {
 		t.Error(got, err)
@@ -25,6 +30,8 @@ func TestDirect(t *testing.T) {
 		"twice the same":  {Version: 1, Members: []codec.ID{a, a}},
 		"nobody":          {Version: 1, Members: []codec.ID{{}, a}},
 		"not in order":    swapped,
+		"added twice":     {Version: 1, Members: d.Members, Added: Roster{hash("a"), hash("a")}},
+		"too many added":  {Version: 1, Members: d.Members, Added: make(Roster, MaxDirect+1)},
 	} {
 		if _, err := ParseDirect(bad.Encode()); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v", what, err)
@@ -71,7 +78,7 @@ func TestCopies(t *testing.T) {
 }
 
 func FuzzDirect(f *testing.F) {
-	f.Add(NewDirect(id("a"), id("b")).Encode())
+	f.Add(NewDirect([]codec.ID{id("a"), id("b")}, Roster{hash("a")}, nil).Encode())
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if d, err := ParseDirect(raw); err == nil && !bytes.Equal(d.Encode(), raw) {
 			t.Fatal("a second encoding was accepted")
