@@ -18,6 +18,7 @@ import (
 	"chancery/internal/replica"
 	"chancery/internal/wire"
 	"chancery/manifest"
+	"chancery/report"
 )
 
 // fine fails where one of the devices has seen anything wrong.
@@ -522,6 +523,50 @@ func TestDirectPolicy(t *testing.T) {
 	}
 	if !strings.Contains(reasons, "earlier policy") || b.Counters().Faulty != 1 {
 		t.Errorf("got %q, %+v", reasons, b.Counters())
+	}
+}
+
+// TestDirectLiar: a sender that archives something other than what it sends is
+// convicted here too, and every device of the two has the report.
+func TestDirectLiar(t *testing.T) {
+	p := newParty(t)
+	a, b := p.person("Alice"), p.person("Bob")
+	phone := p.deviceOf(a.member, "Alice")
+	id := a.create("", b)
+	a.TestOnlyArchive(func(record []byte) []byte {
+		r := must(envelope.ParseRecord(record))
+		r.Text = "lunch at noon?"
+		return r.Encode()
+	})
+	lie := a.say(id, "sell everything")
+	a.TestOnlyArchive(nil)
+	b.sync()
+	b.sync() // the report has gone out
+	b.want(id)
+	if n := b.Counters(); n.Mismatches != 1 || n.Undecryptable+n.Faulty > 0 {
+		t.Errorf("got %+v", n)
+	}
+	for _, x := range []*person{a, phone} {
+		x.sync()
+		found := false
+		for m, err := range x.Messages(id, 0) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !m.Report || m.Target != lie.Core.String() {
+				continue
+			}
+			found = true
+			p.cfg.Replica.Read(func(s *control.State) {
+				v, err := report.Verify(s, func(n int64) (codec.Hash, bool) { return p.org.Control.Root(n), true }, m.Evidence)
+				if err != nil || v.Fault != report.FaultEnvelope || v.Member != a.member {
+					t.Errorf("got %+v, %v", v, err)
+				}
+			})
+		}
+		if !found {
+			t.Errorf("%s has no report", x.Hash().Short())
+		}
 	}
 }
 
