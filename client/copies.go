@@ -26,6 +26,9 @@ const countInterval = time.Minute
 // reports whether it began one, and returns ErrNoSession where the other member
 // can't be written to.
 func (d *Device) prepare(ctx context.Context, id codec.ID) (began bool, err error) {
+	if d.pairs == nil {
+		return false, ErrNoSession
+	}
 	if err := d.restate(ctx, id); err != nil {
 		return false, err
 	}
@@ -127,6 +130,9 @@ func (d *Device) encryptFor(c *conversation, epoch *Epoch, core *envelope.Core, 
 		}
 		return ciphertext, []codec.Hash{manifest.CiphertextHash(ciphertext)}, nil
 	}
+	if d.pairs == nil {
+		return nil, nil, ErrNoSession
+	}
 	header, err := envelope.ParseHeader(core.Header)
 	if err != nil {
 		return nil, nil, err
@@ -176,7 +182,7 @@ func (d *Device) decrypt(c *conversation, m *manifest.Manifest, key codec.Public
 	if c.direct == nil {
 		return d.groups.Decrypt(c.ID, ciphertext)
 	}
-	if len(ciphertext) == 0 {
+	if len(ciphertext) == 0 || d.pairs == nil {
 		return nil, errors.New("the sender had no session with this device")
 	}
 	ad := manifest.AuthenticatedData(m.CoreHash())
