@@ -2,10 +2,13 @@ package manifest
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"slices"
 	"testing"
 
 	"chancery/codec"
+	"chancery/internal/published"
 )
 
 func TestDirect(t *testing.T) {
@@ -94,4 +97,72 @@ func FuzzCopies(f *testing.F) {
 			t.Fatal("a second encoding was accepted")
 		}
 	})
+}
+
+// directVectors are statements of a direct conversation and a message's copies.
+type directVectors struct {
+	Description string          `json:"description"`
+	Device      codec.PublicKey `json:"device"`
+	Epochs      []directEpoch   `json:"epochs"`
+	Copies      []published.Hex `json:"copies"`
+	Encoded     published.Hex   `json:"copies_encoded"`
+	Hashes      []codec.Hash    `json:"copies_hashes"`
+}
+
+type directEpoch struct {
+	Roster    []codec.Hash  `json:"roster"`
+	Direct    published.Hex `json:"direct"`
+	Message   codec.Hash    `json:"message"` // H("direct", direct)
+	Statement published.Hex `json:"statement"`
+	Hash      codec.Hash    `json:"hash"`
+}
+
+func makeDirectVectors(t testing.TB) *directVectors {
+	s := newSample(t)
+	v := &directVectors{
+		Description: "A direct conversation (spec/manifest.md#direct-conversations): its first epoch, one that adds a device and one that removes one, by the device of manifest.json; then a message's ciphertexts for three devices, the second without a session.",
+		Device:      s.device.PublicKey(),
+	}
+	members := []codec.ID{id("alice"), id("bob")}
+	var before Roster
+	c := Commit{Organisation: hash("organisation"), Conversation: id("conversation"), Device: hash("device")}
+	for _, devices := range [][]string{{"device", "bob"}, {"device", "bob", "phone"}, {"device", "phone"}} {
+		var roster Roster
+		for _, d := range devices {
+			roster = append(roster, hash(d))
+		}
+		roster = NewRoster(roster)
+		direct := NewDirect(members, roster, before)
+		c.Roster, c.Message = roster.Root(), direct.Hash()
+		raw, err := SignCommit(s.device, &c)
+		must(t, err)
+		v.Epochs = append(v.Epochs, directEpoch{roster, direct.Encode(), direct.Hash(), raw, CommitHash(raw)})
+		before, c.Epoch, c.Previous = roster, c.Epoch+1, CommitHash(raw)
+	}
+	copies := [][]byte{[]byte("for the first"), {}, []byte("for the third")}
+	for _, b := range copies {
+		v.Copies = append(v.Copies, b)
+	}
+	v.Encoded, v.Hashes = EncodeCopies(copies), CopyHashes(copies)
+	return v
+}
+
+func TestDirectVectors(t *testing.T) {
+	var v directVectors
+	must(t, json.Unmarshal(published.Same(t, "direct.json", makeDirectVectors(t), "  "), &v))
+	for _, e := range v.Epochs {
+		must(t, VerifyCommit(v.Device, e.Statement))
+		c, err := ParseCommit(e.Statement)
+		must(t, err)
+		d, err := ParseDirect(e.Direct)
+		must(t, err)
+		if !c.Direct() || d.Hash() != c.Message || Roster(e.Roster).Root() != c.Roster || CommitHash(e.Statement) != e.Hash {
+			t.Errorf("epoch %d: another comes back", c.Epoch)
+		}
+	}
+	copies, err := ParseCopies(v.Encoded)
+	must(t, err)
+	if !slices.Equal(CopyHashes(copies), v.Hashes) {
+		t.Error("other copies come back")
+	}
 }
