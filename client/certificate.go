@@ -129,11 +129,21 @@ func (d *Device) justCertified() bool {
 	return !d.certified.IsZero() && d.cfg.Now().Sub(d.certified) < renewInterval
 }
 
-// mayAct returns ErrUncertified where everybody would refuse what this device
+// silenced reports whether an error says why a device sends nothing, though it
+// goes on receiving.
+func silenced(err error) bool {
+	return errors.Is(err, ErrUncertified) || errors.Is(err, ErrHalted) || errors.Is(err, ErrStale)
+}
+
+// mayAct returns ErrHalted or ErrStale where nothing may be sent under the
+// control log, and ErrUncertified where everybody would refuse what this device
 // signs now. A certificate that was logged and isn't witnessed yet will do: the
 // server judges by what it has logged.
 func (d *Device) mayAct(ctx context.Context) error {
-	var err error
+	err := d.trusts(ctx)
+	if err != nil {
+		return err
+	}
 	check := func() {
 		d.cfg.Replica.Read(func(s *control.State) {
 			if !s.NeedsCertificate(s.Size(), d.cfg.Now().UnixMilli()) {

@@ -145,10 +145,7 @@ func (d *Device) ready(ctx context.Context) error {
 
 // refresh reads the control log as far as it is witnessed.
 func (d *Device) refresh(ctx context.Context) error {
-	if err := d.cfg.Replica.Sync(ctx, d.server); err != nil {
-		return fmt.Errorf("couldn't read the control log: %w", err)
-	}
-	return nil
+	return d.readLog(ctx)
 }
 
 // change brings a group to contain devices and none of the removed members' nor
@@ -239,10 +236,12 @@ func (d *Device) claim(ctx context.Context, devices []codec.Hash, packages map[c
 			return nil, fmt.Errorf("%d KeyPackages for %d devices: %w", len(claimed), len(missing), ErrServer)
 		}
 		for i, h := range missing {
-			if len(claimed[i]) == 0 {
+			if len(claimed[i].Package) == 0 {
 				return nil, fmt.Errorf("device %s has no KeyPackage left at the server, until it next connects", h.Short())
 			}
-			packages[h] = claimed[i]
+			if packages[h], err = d.claimed(h, &claimed[i]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	out := make([][]byte, len(devices))
@@ -315,7 +314,7 @@ func (d *Device) commit(ctx context.Context, c *conversation) error {
 		return err
 	}
 	if body.Epoch > 0 && c.direct == nil {
-		if err := d.groups.Merge(c.ID); err != nil {
+		if err := d.merge(c, body, r); err != nil {
 			return err
 		}
 	}
@@ -334,8 +333,8 @@ func (d *Device) commit(ctx context.Context, c *conversation) error {
 func (d *Device) abandon(c *conversation, body *manifest.Commit, refused *remote.Refused) error {
 	if body.Epoch == 0 {
 		d.forget(c)
-	} else {
-		d.groups.Discard(c.ID)
+	} else if err := d.withdraw(c, body); err != nil {
+		return err
 	}
 	c.Pending, c.changed = nil, true
 	if err := d.save(); err != nil {
@@ -377,17 +376,26 @@ func (d *Device) applyCommit(r *manifest.Receipt, it *wire.Delivery, body *manif
 	case body.Epoch <= last.Epoch:
 		return nil // delivered again
 	case body.Epoch != last.Epoch+1 || body.Previous != last.Hash:
-		c.halt("the server left out a step of the group")
+		d.lose(c, sum, "the server left out a step of the group")
 		return nil
 	case body.Message != manifest.CiphertextHash(it.Body):
 		c.halt("the commit is another than its author's statement names")
 		return nil
 	}
+	before, err := d.groups.Epoch(c.ID)
+	if errors.Is(err, ErrNoGroup) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	e, err := d.groups.Process(c.ID, it.Body, d.credentials(r.Opening.Body.ControlSize))
 	switch {
 	case errors.Is(err, ErrRemoved):
 		return d.forget(c)
-	case errors.Is(err, ErrNoGroup):
+	case errors.Is(err, ErrShutOut):
+		d.fault(sum, fmt.Sprintf("commit of leaf %d, by device %s: %v", r.Index, body.Device.Short(), err))
+		d.lose(c, sum, fmt.Sprintf("device %s shut this one out", body.Device.Short()))
 		return nil
 	case err != nil:
 		c.halt(fmt.Sprintf("commit by device %s: %v", body.Device.Short(), err))
@@ -398,6 +406,7 @@ func (d *Device) applyCommit(r *manifest.Receipt, it *wire.Delivery, body *manif
 	}
 	c.Pending = nil // ours has lost
 	c.enter(body.Epoch, hash)
+	d.welcomed(c, before.Roster, body.Device)
 	return nil
 }
 
@@ -413,6 +422,9 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 	e, err := d.groups.Join(it.Body, d.credentials(r.Opening.Body.ControlSize))
 	if err != nil {
 		d.fault(sum, fmt.Sprintf("Welcome to %s: %v", body.Conversation, err))
+		if errors.Is(err, ErrShutOut) {
+			return d.invited(r, body.Conversation, sum)
+		}
 		return nil
 	}
 	if e.Conversation != body.Conversation || e.Number != body.Epoch || !slices.Equal(e.Transcript, body.Transcript) || e.Roster.Root() != body.Roster {
@@ -424,6 +436,9 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 	if old, err := d.conversation(e.Conversation); err == nil {
 		c.conversationState = old.conversationState
 		c.Left, c.Broken, c.Statements, c.Indexes = false, "", nil, nil
+		if old.rejoin != nil {
+			d.planRejoin(c, nil)
+		}
 	}
 	d.add(c)
 	if e.Shared {

@@ -47,6 +47,8 @@ var (
 	// ErrBroken means that a conversation can't go on, because of a step of its
 	// group that is not what its author signed, or that can't be followed.
 	ErrBroken = errors.New("the conversation can't go on")
+	// ErrGoesOn means that a conversation doesn't have to be joined anew.
+	ErrGoesOn = errors.New("the conversation goes on")
 	// ErrConflict means that others changed the group faster than this device,
 	// several times over.
 	ErrConflict = errors.New("others changed the conversation at the same time")
@@ -85,7 +87,7 @@ type Server interface {
 	UploadKeyPackages(ctx context.Context, packages [][]byte) error
 	// ClaimKeyPackages takes a KeyPackage of each device, in order, and an empty
 	// one where a device has none.
-	ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error)
+	ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([]wire.Claimed, error)
 	// Certificate returns a certificate in DER for this device's key, of the
 	// organisation's own authority: a *wire.Problem of status 404 where it has none.
 	Certificate(ctx context.Context) ([]byte, error)
@@ -100,6 +102,11 @@ type Server interface {
 	// what it holds up to there. Where there is nothing it waits for something, as
 	// long as wait, and a minute at most.
 	Queue(ctx context.Context, after uint64, wait time.Duration) ([]wire.Delivery, error)
+	// Elsewhere returns the conversations that other devices of the member are in
+	// and this one isn't.
+	Elsewhere(ctx context.Context) ([]codec.ID, error)
+	// Group returns where a conversation's group stands.
+	Group(ctx context.Context, conversation codec.ID) (*wire.Group, error)
 	// Acknowledge sends a signed acknowledgement.
 	Acknowledge(ctx context.Context, ack []byte) error
 }
@@ -149,6 +156,7 @@ const (
 	bucketOutbox       = "outbox"
 	bucketFollowed     = "followed"  // conversations whose leaves all come
 	bucketAnnounced    = "announced" // index envelopes whose seeds haven't come
+	bucketRejoin       = "rejoin"    // conversations that the device is to join by itself
 	bucketWaiting      = "waiting"   // leaves that no witnessed checkpoint covers yet
 	bucketMLS          = "mls"
 	bucketRatchet      = "ratchet" // sessions with other devices, prekeys
@@ -200,6 +208,7 @@ type Counters struct {
 // for one another, those of the network included.
 type Device struct {
 	cfg    Config
+	dir    string
 	store  *state.Store
 	server Server
 	groups Groups
@@ -212,12 +221,15 @@ type Device struct {
 	list          []codec.ID
 	conversations map[codec.ID]*conversation
 	waiting       []waiting
+	logRead       time.Time       // when it last read the control log
 	counted       time.Time       // and asked for its prekeys
 	stated        int64           // size of the control log that direct conversations follow
 	asked         time.Time       // when it last asked for a certificate
 	certified     time.Time       // when it last logged one
 	changed       map[string]bool // buckets of one value each that have to be written
 	staged        map[place][]byte
+	discovered    time.Time  // when this device last asked for its member's conversations
+	greet         []codec.ID // conversations whose names have to be told
 	closed        bool
 
 	testOnlyArchive func(record []byte) []byte // what a lying sender archives instead
@@ -232,8 +244,8 @@ type Enrolment struct {
 	Dir        string               // exists; becomes the device's
 	Key        *[state.KeySize]byte // seals the device's state
 	Member     codec.ID
-	Name       string            // the member's, as records carry it; at most 256 bytes
-	Invitation *codec.PrivateKey // the invitation's secret; for a further device, another device's key
+	Name       string       // the member's, as records carry it; at most 256 bytes
+	Invitation codec.Signer // the invitation's secret; for a further device, another device's Signer
 }
 
 // Enrol makes a device, has it logged under the invitation, waits until a
@@ -280,7 +292,7 @@ func create(cfg Config, e Enrolment) (*Device, error) {
 		}
 		submit.Signatures = append(submit.Signatures, sig)
 	}
-	d := &Device{cfg: cfg, self: self{
+	d := &Device{cfg: cfg, dir: e.Dir, self: self{
 		Organisation: organisation, Member: e.Member, Name: e.Name,
 		Seed: key.Seed(), Device: s.Hash(), Submit: codec.Encode(&submit),
 	}}
@@ -311,7 +323,7 @@ func load(cfg Config, dir string, key *[state.KeySize]byte) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{cfg: cfg, store: store}
+	d := &Device{cfg: cfg, dir: dir, store: store}
 	if err := d.read(bucketSelf, &d.self); err != nil {
 		store.Close()
 		return nil, err
@@ -530,8 +542,8 @@ func (d *Device) await(ctx context.Context, there func(s *control.State) bool) e
 		if known {
 			return nil
 		}
-		if err := d.cfg.Replica.Sync(ctx, d.server); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("couldn't read the control log: %w", err)
+		if err := d.readLog(ctx); err != nil && ctx.Err() == nil {
+			return err
 		}
 		d.cfg.Replica.Read(func(s *control.State) { known = there(s) })
 		if known {

@@ -9,6 +9,8 @@ import (
 	"chancery/codec"
 	"chancery/control"
 	"chancery/envelope"
+	"chancery/evidence"
+	"chancery/internal/replica"
 	"chancery/internal/wire"
 	"chancery/manifest"
 	"chancery/report"
@@ -134,6 +136,9 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 	if err := d.recertify(ctx, sum); err != nil {
 		return err
 	}
+	if err := d.upkeep(ctx, func() error { return d.comeBack(ctx, sum) }); err != nil {
+		return err
+	}
 	// Before anything is sent that a revoked device could read.
 	if err := d.upkeep(ctx, func() error { return d.tend(ctx, sum.Joined) }); err != nil {
 		return err
@@ -152,7 +157,7 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 			sum.Pending = true
 			break
 		}
-		if errors.Is(err, ErrUncertified) {
+		if silenced(err) {
 			sum.Warnings = append(sum.Warnings, err.Error())
 			break
 		}
@@ -160,6 +165,9 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 			return err
 		}
 		break
+	}
+	if err := d.tellNames(ctx); err != nil {
+		return err
 	}
 	if err := d.restock(ctx); err != nil {
 		return err
@@ -183,7 +191,7 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 // it to others, or to later.
 func (d *Device) upkeep(ctx context.Context, commit func() error) error {
 	err := d.mayAct(ctx)
-	if errors.Is(err, ErrUncertified) {
+	if silenced(err) {
 		return nil
 	}
 	if err != nil {
@@ -194,6 +202,12 @@ func (d *Device) upkeep(ctx context.Context, commit func() error) error {
 
 // settleAll finishes commits that were on their way when the device stopped.
 func (d *Device) settleAll(ctx context.Context) error {
+	if err := d.trusts(ctx); err != nil {
+		if silenced(err) {
+			return nil
+		}
+		return err
+	}
 	for _, id := range d.list {
 		c, err := d.conversation(id)
 		if err != nil {
@@ -278,18 +292,21 @@ func (d *Device) judge(ctx context.Context, raw []byte, sum *Summary) (r *manife
 	}
 	body := &r.Opening.Body
 	if body.ControlSize > d.cfg.Replica.Size() {
-		if err := d.cfg.Replica.Sync(ctx, d.server); err != nil {
-			return nil, false, fmt.Errorf("couldn't read the control log: %w", err)
+		if err := d.readLog(ctx); err != nil {
+			return nil, false, err
 		}
 		if body.ControlSize > d.cfg.Replica.Size() {
 			return nil, false, errPending
 		}
 	}
-	if root, ok := d.cfg.Replica.Root(body.ControlSize); !ok || root != body.ControlRoot {
-		d.fault(sum, fmt.Sprintf("receipt of leaf %d speaks of another control log", r.Index))
+	if err := d.upTo(ctx, body.Time); err != nil {
+		return nil, false, err
+	}
+	err = d.promised(evidence.PromiseReceipt, raw, body.ControlSize, body.ControlRoot, body.Time)
+	if errors.Is(err, replica.ErrOtherLog) {
+		d.fault(sum, fmt.Sprintf("receipt of leaf %d speaks of another control log: %v", r.Index, err))
 		return nil, false, nil
 	}
-	d.cfg.Replica.Read(func(s *control.State) { err = s.CheckReceived(body.ControlSize, body.Time) })
 	if err != nil {
 		d.fault(sum, fmt.Sprintf("receipt under an old control log: %v", err))
 		return nil, false, nil
@@ -394,7 +411,10 @@ func (d *Device) message(ctx context.Context, it *wire.Delivery, sum *Summary) e
 			return d.announce(c.ID, &announced{Core: m.CoreHash(), Manifest: m.Bytes(), Receipt: it.Receipt})
 		}
 		return nil
-	case len(it.Body) == 0 && c.before(m.Transport.Epoch):
+	case len(it.Body) == 0 && c.before(m.Transport.Epoch), c.direct == nil && c.unreadable(m.Transport.Epoch):
+		if err := d.vouched(m, body); err != nil {
+			d.fault(sum, fmt.Sprintf("leaf %d: %v", r.Index, err))
+		}
 		c.except(body.Position)
 		return nil
 	}

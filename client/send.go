@@ -206,26 +206,26 @@ func (d *Device) dispatch(ctx context.Context, n uint64, e *entry, receive bool)
 	if c.Broken != "" || c.Left && len(c.Statements) == 0 {
 		return nil, d.drop(n, e, "the conversation can't go on, or this member was removed from it")
 	}
+	if len(e.Void) == 0 {
+		if err := d.ready(ctx); err != nil {
+			return nil, err
+		}
+		if err := d.mayAct(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := d.settle(ctx, c); err != nil {
 		if !errors.Is(err, ErrConflict) {
 			return nil, err
 		}
 		// Another's commit won; ours is given up, and receiving brings theirs.
 	}
-	if len(e.Void) == 0 {
-		if err := d.mayAct(ctx); err != nil {
+	if len(e.Void) == 0 && receive {
+		if c, err = d.expel(ctx, c); err != nil {
 			return nil, err
-		}
-		if receive {
-			if c, err = d.expel(ctx, c); err != nil {
-				return nil, err
-			}
 		}
 	}
 	if e.Message == nil && len(e.Void) == 0 {
-		if err := d.ready(ctx); err != nil {
-			return nil, err
-		}
 		if c.direct != nil {
 			if _, err := d.prepare(ctx, c.ID); hopeless(err) {
 				return nil, d.drop(n, e, err.Error())

@@ -48,7 +48,12 @@ type fakeServer struct {
 	sends         int
 	hidden        int64 // control leaves that checkpoints leave out
 	authority     *orgtest.Authority
-	careless      bool // it takes what a header may not say
+	swap          func(device codec.Hash, c *wire.Claimed) // before the server signs for it
+	mute          bool                                     // it signs for no KeyPackage
+	misname       codec.Hash                               // the device that it signs for instead
+	silent        bool                                     // its witnesses say nothing new of the control log
+	word          []byte                                   // what they said last
+	careless      bool                                     // it takes what a header may not say
 
 	lax     bool                                         // takes messages for revoked devices, and past others
 	down    bool                                         // nobody can reach it
@@ -56,6 +61,7 @@ type fakeServer struct {
 	tamper  func(to codec.Hash, d *wire.Delivery)        // with what it delivers
 	lost    func(what string) bool                       // an answer that never arrives
 	commits func(s *wire.CommitSubmission) (refuse bool) // before one is taken
+	groups  func(g *wire.Group)                          // with what it says of a group
 	bundles func(devices []codec.Hash, bundles [][]byte) // before they are handed out
 }
 
@@ -86,6 +92,7 @@ type fakeConversation struct {
 	chains   map[codec.Hash]*fakeChain
 	indexes  map[codec.Hash]uint64 // core → epoch
 	epochs   map[uint64]codec.Hash
+	group    *fakeGroup // nil where it isn't followed
 	direct   bool
 	members  []codec.ID
 }
@@ -262,18 +269,37 @@ func lastResort(t testing.TB, raw []byte) bool {
 	return ok && p.LastResort()
 }
 
-func (s *fakeServer) ClaimKeyPackages(_ context.Context, devices []codec.Hash) ([][]byte, error) {
+func (s *fakeServer) ClaimKeyPackages(_ context.Context, devices []codec.Hash) ([]wire.Claimed, error) {
 	end, err := s.begin("claim")
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	out := make([][]byte, len(devices))
+	out := make([]wire.Claimed, len(devices))
+	word := manifest.Claim{ControlSize: s.org.State.Size(), Time: s.org.Now().UnixMilli()}
+	word.ControlRoot = s.org.Control.Root(word.ControlSize)
 	for i, d := range devices {
+		x := &out[i]
 		if have := s.packages[d]; len(have) > 0 {
-			out[i], s.packages[d] = have[0], have[1:]
+			x.Package, s.packages[d] = have[0], have[1:]
 		} else if last, ok := s.resorts[d]; ok {
-			out[i], s.resorts[d] = last.raw, fakeResort{last.raw, wire.LastResortUsed}
+			x.Package, s.resorts[d] = last.raw, fakeResort{last.raw, wire.LastResortUsed}
+		}
+		if s.swap != nil {
+			s.swap(d, x)
+		}
+		if len(x.Package) == 0 {
+			continue
+		}
+		if s.mute {
+			continue
+		}
+		word.Device, word.Package = d, manifest.PackageHash(x.Package)
+		if !s.misname.IsZero() {
+			word.Device = s.misname
+		}
+		if x.Claim, err = manifest.SignClaim(s.org.Keys.Receipt, &word); err != nil {
+			return nil, err
 		}
 	}
 	return out, nil
@@ -289,9 +315,9 @@ func (s *fakeServer) no(core codec.Hash, reason string) error {
 
 // receive logs an object and returns its receipt.
 func (s *fakeServer) receive(kind manifest.LeafKind, id codec.ID, object codec.Hash) []byte {
-	c := s.conversations[id]
+	c, size := s.conversations[id], s.org.Control.Size()
 	opening, err := manifest.NewOpening(rand.Reader, manifest.ReceiptBody{
-		Kind: kind, Conversation: id, ControlSize: s.org.Control.Size(), ControlRoot: s.org.Control.Root(s.org.Control.Size()),
+		Kind: kind, Conversation: id, ControlSize: size, ControlRoot: s.org.Control.Root(size),
 		Time: s.org.Now().UnixMilli(), Position: c.position, Previous: c.leaf,
 	})
 	if err != nil {
@@ -505,10 +531,14 @@ func (c conn) Commit(_ context.Context, in *wire.CommitSubmission) ([][]byte, er
 		}
 	}
 	conv.epoch, conv.commit, conv.roster, conv.epochs[body.Epoch] = body.Epoch, hash, in.Roster, hash
+	conv.follow(c.fakeServer, body, in, receipt)
 	d := wire.Delivery{Kind: wire.DeliveryCommit, Manifest: in.Statement, Receipt: receipt, Roster: in.Roster, Body: in.Commit}
 	if body.Epoch == 0 {
 		c.deliver(body.Device, in.Roster, d)
 	} else {
+		if !before.Contains(body.Device) { // it joins by itself
+			before = manifest.NewRoster(append(slices.Clone(before), body.Device))
+		}
 		c.deliver(body.Device, before, d)
 		d.Kind, d.Body = wire.DeliveryWelcome, in.Welcome
 		c.deliver(body.Device, slices.Collect(maps.Keys(added)), d)

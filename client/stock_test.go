@@ -21,10 +21,10 @@ func (x *person) claimAll() (out [][]byte) {
 		if err != nil {
 			x.p.Fatal(err)
 		}
-		if len(claimed[0]) == 0 || lastResort(x.p, claimed[0]) {
+		if len(claimed[0].Package) == 0 || lastResort(x.p, claimed[0].Package) {
 			return out
 		}
-		out = append(out, claimed[0])
+		out = append(out, claimed[0].Package)
 	}
 }
 

@@ -2,6 +2,7 @@ package control
 
 import (
 	"chancery/codec"
+	"chancery/ledger"
 	"chancery/quorum"
 )
 
@@ -56,6 +57,26 @@ type Genesis struct {
 	Witnesses     []Witness
 	WitnessQuorum uint8
 	Policy        Policy
+}
+
+// Logs returns who must sign checkpoints of the control and messages logs of
+// the organisation that this genesis leaf founds. It returns ErrMalformed.
+func (g *Genesis) Logs(organisation codec.Hash) (controlLog, messagesLog *ledger.Policy, err error) {
+	var witnesses []ledger.WitnessKey
+	for _, w := range g.Witnesses {
+		key, err := ledger.ParseWitnessKey(w.Key)
+		if err != nil {
+			return nil, nil, malformed("witness %.64q: %v", w.Name, err)
+		}
+		witnesses = append(witnesses, key)
+	}
+	policy := func(log ledger.Log, key codec.PublicKey) *ledger.Policy {
+		return &ledger.Policy{
+			Log:       ledger.LogKey{Origin: ledger.Origin(organisation, log), Key: key},
+			Witnesses: witnesses, Quorum: int(g.WitnessQuorum),
+		}
+	}
+	return policy(ledger.ControlLog, g.ControlKey), policy(ledger.MessagesLog, g.MessagesKey), nil
 }
 
 // Policy is a version of the organisation's rules. Every decision cites one.

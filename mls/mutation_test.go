@@ -43,7 +43,7 @@ func TestMutations(t *testing.T) {
 	} {
 		mutators := make([]*mutator, runtime.GOMAXPROCS(0))
 		for i := range mutators {
-			mutators[i] = &mutator{t: t, targets: mutationTargets(t, id), random: rand.New(rand.NewPCG(uint64(i), uint64(id)))}
+			mutators[i] = &mutator{t: t, suite: id, targets: mutationTargets(t, id)}
 		}
 		var wait sync.WaitGroup
 		for i, m := range mutators {
@@ -64,8 +64,9 @@ type mutationCount struct{ tried, accepted, panics int }
 // mutator damages the messages of one suite.
 type mutator struct {
 	t       *testing.T
+	suite   cipher.ID
 	targets []target
-	random  *rand.Rand
+	random  *rand.Rand // the same for a mutation's number, whoever does it
 	mutationCount
 }
 
@@ -79,6 +80,7 @@ func (m *mutator) run(n, worker, workers int) {
 	}
 	half := (n + 1) / 2
 	for i := worker; i < n; i += workers {
+		m.random = rand.New(rand.NewPCG(uint64(i), uint64(m.suite)))
 		tried := i < min(half, all) && m.try(m.simple(i*max(all, half)/half))
 		for !tried {
 			tried = m.try(m.wild())

@@ -13,8 +13,9 @@ import (
 )
 
 const usage = `usage: chancery-verify --org ID [--export FILE] [--json] PACK
+       chancery-verify evidence --organisation ID [--json] FILE
 
-Checks an evidence pack offline. Exit code 0 only if every check holds, 1 if one
+Checks an evidence pack offline, or judges a file of evidence against the server. Exit code 0 only if every check holds, 1 if one
 does not or a file can't be read, 2 where it can't tell what to check against.
 
 ID is the organisation's identity, 64 hexadecimal characters, from somewhere other
@@ -24,6 +25,9 @@ than the pack: a pack could bring an organisation of its own.
 // Main is the auditor's program. It returns the exit code: 0 if every check
 // holds, 1 if one doesn't or a file can't be read, 2 for wrong usage.
 func Main(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "evidence" {
+		return Evidence(args[1:], stdout, stderr)
+	}
 	flags := flag.NewFlagSet("chancery-verify", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	org := flags.String("org", "", "")

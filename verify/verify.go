@@ -193,22 +193,11 @@ func (v *verifier) organisationIs() (string, error) {
 }
 
 func (v *verifier) policy(log ledger.Log) (*ledger.Policy, error) {
-	g := v.genesis
-	p := &ledger.Policy{
-		Log:    ledger.LogKey{Origin: ledger.Origin(v.organisation, log), Key: g.ControlKey},
-		Quorum: int(g.WitnessQuorum),
-	}
+	controlLog, messagesLog, err := v.genesis.Logs(v.organisation)
 	if log == ledger.MessagesLog {
-		p.Log.Key = g.MessagesKey
+		return messagesLog, err
 	}
-	for _, w := range g.Witnesses {
-		key, err := ledger.ParseWitnessKey(w.Key)
-		if err != nil {
-			return nil, fmt.Errorf("witness %s: %w", w.Name, err)
-		}
-		p.Witnesses = append(p.Witnesses, key)
-	}
-	return p, nil
+	return controlLog, err
 }
 
 // trimmed verifies a checkpoint that has the signature lines of known keys alone.

@@ -154,8 +154,8 @@ func (c *Client) UploadKeyPackages(ctx context.Context, packages [][]byte) error
 
 // ClaimKeyPackages takes one KeyPackage of each device, in order: the one of last
 // resort where its stock is used up, an empty one where it has none at all.
-func (c *Client) ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([][]byte, error) {
-	out, err := post[[][]byte](ctx, c, wire.PathClaim, codec.Encode(&wire.Claim{Devices: devices}))
+func (c *Client) ClaimKeyPackages(ctx context.Context, devices []codec.Hash) ([]wire.Claimed, error) {
+	out, err := post[[]wire.Claimed](ctx, c, wire.PathClaim, codec.Encode(&wire.Claim{Devices: devices}))
 	if err != nil {
 		return nil, err
 	}

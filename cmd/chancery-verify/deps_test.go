@@ -25,7 +25,7 @@ func TestDependencies(t *testing.T) {
 	}
 	packages := []string{
 		"chancery/blindindex", "chancery/cmd/chancery-verify", "chancery/codec", "chancery/control", "chancery/envelope",
-		"chancery/ledger", "chancery/manifest", "chancery/pack", "chancery/quorum", "chancery/request", "chancery/sshsig",
+		"chancery/evidence", "chancery/ledger", "chancery/manifest", "chancery/mls/cipher", "chancery/mls/syntax", "chancery/mls/tree", "chancery/pack", "chancery/quorum", "chancery/request", "chancery/sshsig",
 		"chancery/verify",
 	}
 	deptest.Program(t, modules, packages)

@@ -356,8 +356,19 @@ func TestDirectory(t *testing.T) {
 	}
 	for i, want := range [][]byte{a, b, nil} {
 		got, err := s.as(bob).ClaimKeyPackages(t.Context(), []codec.Hash{alice.Hash})
-		if err != nil || !bytes.Equal(got[0], want) {
+		if err != nil || !bytes.Equal(got[0].Package, want) {
 			t.Fatalf("claim %d: %v", i, err)
+		}
+		if want == nil {
+			if len(got[0].Claim) > 0 {
+				t.Fatal("the server signed for nothing")
+			}
+			continue
+		}
+		// The server stands by what it hands out.
+		claim, err := manifest.OpenClaim(s.Genesis.ReceiptKey, got[0].Claim)
+		if err != nil || claim.Device != alice.Hash || claim.Package != manifest.PackageHash(want) || claim.ControlSize != s.State.Size() {
+			t.Fatalf("claim %d: %+v, %v", i, claim, err)
 		}
 	}
 	var p *wire.Problem

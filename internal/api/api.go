@@ -61,6 +61,7 @@ type server struct {
 	directory *directory.Directory
 	delivery  *delivery.Server
 	authority authority
+	receipt   *codec.PrivateKey
 	logs      map[ledger.Log]*delivery.Publisher
 }
 
@@ -114,6 +115,7 @@ func (s *server) start(ctx context.Context, keys *secrets) error {
 	if err != nil {
 		return err
 	}
+	s.receipt = keys.receipt
 	s.logs = map[ledger.Log]*delivery.Publisher{}
 	for log, policy := range map[ledger.Log]*ledger.Policy{ledger.ControlLog: controlPolicy, ledger.MessagesLog: messagesPolicy} {
 		key := keys.control

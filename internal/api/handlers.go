@@ -98,7 +98,31 @@ func (s *server) claim(c *call) (any, error) {
 	if len(in.Devices) == 0 || len(in.Devices) > manifest.MaxRoster {
 		return nil, fmt.Errorf("KeyPackages of %d devices, want 1 to %d: %w", len(in.Devices), manifest.MaxRoster, codec.ErrSize)
 	}
-	return s.directory.ClaimKeyPackages(c.Context(), c.who.device, in.Devices)
+	packages, err := s.directory.ClaimKeyPackages(c.Context(), c.who.device, in.Devices)
+	if err != nil {
+		return nil, err
+	}
+	return s.vouch(in.Devices, packages)
+}
+
+// vouch signs for each KeyPackage that is handed out: one with another key than
+// the device's then convicts the server.
+func (s *server) vouch(devices []codec.Hash, packages [][]byte) ([]wire.Claimed, error) {
+	word := manifest.Claim{Time: s.Now().UnixMilli()}
+	s.directory.Read(func(state *control.State, root codec.Hash) { word.ControlSize, word.ControlRoot = state.Size(), root })
+	out := make([]wire.Claimed, len(devices))
+	for i, p := range packages {
+		if len(p) == 0 {
+			continue
+		}
+		word.Device, word.Package = devices[i], manifest.PackageHash(p)
+		signed, err := manifest.SignClaim(s.receipt, &word)
+		if err != nil {
+			return nil, fmt.Errorf("couldn't sign for a KeyPackage: %w", err)
+		}
+		out[i] = wire.Claimed{Package: p, Claim: signed}
+	}
+	return out, nil
 }
 
 func (s *server) message(c *call) (any, error) {

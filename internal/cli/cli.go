@@ -140,6 +140,10 @@ func hints(err error) []string {
 		out = append(out, "a server's folder is one organisation's: use another --server-dir")
 	case errors.Is(err, home.ErrNone):
 		out = append(out, "name the home folder with --home, or make one with `chancery join`")
+	case errors.Is(err, client.ErrHalted):
+		out = append(out, "`chancery-verify evidence` judges the file; docs/runbooks/fork.md says what to do before it is moved away")
+	case errors.Is(err, client.ErrUncertified):
+		out = append(out, "`chancery device request` and `chancery device certify` get one from an outside authority; `chancery ca show` names them")
 	case errors.Is(err, ledger.ErrUnwitnessed), errors.Is(err, ledger.ErrStale):
 		out = append(out, "are the witnesses running? `chancery status` shows what they have seen")
 	case errors.Is(err, replica.ErrForgotten):
@@ -380,9 +384,23 @@ func openHome(ctx context.Context, dir string, h *home.Home, auth remote.Auth) (
 		return nil, err
 	}
 	if err := s.replica.Sync(ctx, s.server); err != nil {
-		return nil, err
+		return nil, keepEvidence(dir, h.Organisation, err)
 	}
 	return s, home.WriteFile(memoryPath(dir), s.replica.Memory(), 0o644)
+}
+
+// keepEvidence writes what convicts the server into a folder, if an error comes
+// with that.
+func keepEvidence(dir string, organisation codec.Hash, err error) error {
+	var c *replica.Conviction
+	if !errors.As(err, &c) {
+		return err
+	}
+	path, keepErr := client.KeepEvidence(dir, c)
+	if keepErr != nil {
+		return errors.Join(err, keepErr)
+	}
+	return hint(err, "%s proves it to anybody: `chancery-verify evidence --organisation %s %s`, and docs/runbooks/fork.md", path, organisation, path)
 }
 
 // offline is the session of a folder before the log is read.

@@ -249,7 +249,7 @@ func (a *app) deviceCommand() *cobra.Command {
 	}
 	keyFlag(revoke, &key)
 	revoke.Flags().StringVar(&reason, "reason", "lost", "`TEXT`, on the log for everybody")
-	c.AddCommand(enrol, a.deviceListCommand(), revoke, a.deviceRequestCommand(), a.deviceCertifyCommand(), a.problemsCommand())
+	c.AddCommand(enrol, a.furtherCommand(), a.admitCommand(), a.deviceListCommand(), revoke, a.deviceRequestCommand(), a.deviceCertifyCommand(), a.problemsCommand())
 	return c
 }
 
@@ -264,9 +264,12 @@ the reports of those that were archived otherwise than they were sent are writte
 as files, which chancery report verify judges. A report contains the message.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, server, _, err := a.synced(cmd, &f)
+			d, server, sum, err := a.synced(cmd, &f)
 			if err != nil {
-				return err
+				// What was kept earlier is shown even where nothing else can be.
+				kept, keptErr := client.EvidenceIn(f.dir)
+				a.printEvidence(kept)
+				return errors.Join(err, keptErr)
 			}
 			defer d.Close()
 			byID, err := names(cmd, server)
@@ -277,12 +280,20 @@ as files, which chancery report verify judges. A report contains the message.`,
 			if err != nil {
 				return err
 			}
+			kept, err := d.Evidence()
+			if err != nil {
+				return err
+			}
 			type row struct {
 				*client.Problem
-				Name string // of the member whose device sent it
-				File string `json:",omitempty"`
+				Evidence *client.EvidenceFile `json:",omitempty"` // in the place of a problem: what convicts the server
+				Name     string               // of the member whose device sent it
+				File     string               `json:",omitempty"`
 			}
 			rows := []row{}
+			for i := range kept {
+				rows = append(rows, row{Evidence: &kept[i]})
+			}
 			for _, x := range all {
 				for p, err := range d.Problems(x.ID) {
 					if err != nil {
@@ -301,11 +312,15 @@ as files, which chancery report verify judges. A report contains the message.`,
 			if a.json {
 				return json.NewEncoder(a.out).Encode(rows)
 			}
-			for _, r := range rows {
+			a.printEvidence(kept)
+			for _, r := range rows[len(kept):] {
 				fmt.Fprintf(a.out, "conversation %s, position %d, from %s (device %s): %s\n", r.Conversation, r.Position, plain(r.Name), r.Device.Short(), plain(r.Reason))
 				if r.File != "" {
 					fmt.Fprintf(a.out, "  report in %s\n", r.File)
 				}
+			}
+			for _, w := range sum.Warnings {
+				fmt.Fprintln(a.out, plain(w))
 			}
 			if len(rows) == 0 {
 				fmt.Fprintln(a.out, "every message received passed its checks")
@@ -316,6 +331,19 @@ as files, which chancery report verify judges. A report contains the message.`,
 	f.add(c)
 	c.Flags().StringVar(&out, "out", "", "`FOLDER` to write reports to")
 	return c
+}
+
+func (a *app) printEvidence(kept []client.EvidenceFile) {
+	if a.json {
+		return
+	}
+	for _, e := range kept {
+		halts := ""
+		if e.Halts {
+			halts = "; this device sends nothing while it is there"
+		}
+		fmt.Fprintf(a.out, "THE SERVER WAS CAUGHT (%s): evidence in %s, which `chancery-verify evidence` judges%s\n", e.Kind, e.Path, halts)
+	}
 }
 
 // unread counts what others said that was not read yet.
@@ -447,7 +475,7 @@ func (a *app) conversationCommand() *cobra.Command {
 		f.add(c)
 		return c
 	}
-	c.AddCommand(create, list,
+	c.AddCommand(create, list, a.rejoinCommand(),
 		change("add", "added", "Add members to a conversation", func(cmd *cobra.Command, d *client.Device, id codec.ID, m []codec.ID) error {
 			return d.Add(cmd.Context(), id, m)
 		}),

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"chancery/codec"
 	"chancery/control"
 	"chancery/internal/wire"
@@ -72,8 +74,8 @@ func New(organisation codec.Hash) *Replica {
 }
 
 // Sync brings the replica to the newest witnessed checkpoint. It returns the
-// errors of ledger.Follower.Advance and control.State.Apply, or ErrForgotten;
-// the replica then stays where it was.
+// errors of ledger.Follower.Advance and control.State.Apply, or ErrForgotten, in
+// a *Conviction where they prove something; the replica then stays where it was.
 func (r *Replica) Sync(ctx context.Context, src Source) error {
 	r.syncing.Lock()
 	defer r.syncing.Unlock()
@@ -99,7 +101,14 @@ func (r *Replica) Sync(ctx context.Context, src Source) error {
 	if err != nil {
 		return fmt.Errorf("couldn't fetch openings: %w", err)
 	}
-	return r.advance(signed, entries, openings)
+	if err := r.advance(signed, entries, openings); err != nil {
+		var hashes func(ledger.Checkpoint) tlog.HashReader
+		if h, ok := src.(hasher); ok {
+			hashes = func(at ledger.Checkpoint) tlog.HashReader { return h.Hashes(ctx, ledger.ControlLog, at) }
+		}
+		return r.convict(err, signed, entries, openings, hashes)
+	}
+	return nil
 }
 
 // bootstrap reads the genesis leaf, whose hash is pinned, and from it who signs
@@ -141,22 +150,7 @@ func Policies(organisation codec.Hash, genesis []byte) (controlLog, messagesLog 
 	if err := state.Apply(genesis, nil); err != nil {
 		return nil, nil, err
 	}
-	g := state.Genesis()
-	var witnesses []ledger.WitnessKey
-	for _, w := range g.Witnesses {
-		key, err := ledger.ParseWitnessKey(w.Key)
-		if err != nil {
-			return nil, nil, fmt.Errorf("witness %s: %w", w.Name, err)
-		}
-		witnesses = append(witnesses, key)
-	}
-	policy := func(log ledger.Log, key codec.PublicKey) *ledger.Policy {
-		return &ledger.Policy{
-			Log:       ledger.LogKey{Origin: ledger.Origin(organisation, log), Key: key},
-			Witnesses: witnesses, Quorum: int(g.WitnessQuorum),
-		}
-	}
-	return policy(ledger.ControlLog, g.ControlKey), policy(ledger.MessagesLog, g.MessagesKey), nil
+	return state.Genesis().Logs(organisation)
 }
 
 // firstUnopened returns the first leaf whose opening is wanted.

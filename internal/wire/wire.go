@@ -23,7 +23,7 @@ const (
 	PathOpenings      = "/v1/control/openings"  // GET ?from=index: []Opening
 	PathMembers       = "/v1/members"           // GET: []Member; POST Member
 	PathKeyPackages   = "/v1/keypackages"       // GET: Stock of the asking device; POST KeyPackages
-	PathClaim         = "/v1/keypackages/claim" // POST Claim: [][]byte
+	PathClaim         = "/v1/keypackages/claim" // POST Claim: []Claimed
 	PathPreKeys       = "/v1/prekeys"           // GET: PreKeyStock of the asking device; POST PreKeys
 	PathBundles       = "/v1/prekeys/claim"     // POST Claim: [][]byte
 	PathCertificate   = "/v1/certificate"       // POST: bytes of an X.509 certificate for the asking device
@@ -163,6 +163,13 @@ type Claim struct {
 	Devices []codec.Hash
 }
 
+// Claimed is a KeyPackage with the server's word on it.
+type Claimed struct {
+	_       struct{} `cbor:",toarray"`
+	Package []byte   // MLSMessage; empty where the device has none
+	Claim   []byte   // signed manifest.Claim; empty where Package is
+}
+
 // Submission is a message and all that belongs to it: one durable step. An
 // index envelope that the message introduces comes in the same request, first.
 type Submission struct {
@@ -268,10 +275,8 @@ type Group struct {
 	Statement []byte   // newest commit statement
 	Receipt   []byte   // its receipt
 	Roster    manifest.Roster
-	GroupInfo []byte     // MLSMessage
-	Tree      []byte     // ratchet tree
-	NextSeq   uint64     // the device's next sequence number in the conversation
-	Prev      codec.Hash // the device's previous core
+	GroupInfo []byte // MLSMessage
+	Tree      []byte // ratchet tree
 }
 
 // ArchivePage is a part of what a request's scope may touch: to the opener that

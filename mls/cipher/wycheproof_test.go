@@ -78,8 +78,10 @@ func exchange(s *cipher.Suite, c *wycheproof.Exchange, size int) error {
 	if check := s.CheckHPKEKey(c.Public); (check == nil) != (err == nil) {
 		return fmt.Errorf("as a key for a tree: %v, as one to agree with: %v", check, err)
 	}
-	if _, _, seal := s.EncryptWithLabel(c.Public, "", nil, nil); (seal == nil) != (err == nil) {
-		return fmt.Errorf("as a key to encrypt to: %v, as one to agree with: %v", seal, err)
+	if c.Result != "valid" { // of the others it is known, and slow
+		if _, _, seal := s.EncryptWithLabel(c.Public, "", nil, nil); (seal == nil) != (err == nil) {
+			return fmt.Errorf("as a key to encrypt to: %v, as one to agree with: %v", seal, err)
+		}
 	}
 	switch {
 	case c.Result != "acceptable" || err == nil:
