@@ -163,6 +163,9 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 		}
 		break
 	}
+	if err := d.strangers(sum); err != nil {
+		return err
+	}
 	if err := d.restock(ctx); err != nil {
 		return err
 	}
