@@ -24,28 +24,34 @@ const (
 
 var sessionSteps = []string{stepCreate, stepJoin, stepCommit, stepProcess, stepEncrypt, stepDecrypt}
 
-// messagesPerRun is how many messages a run encrypts, and then decrypts.
-const messagesPerRun = 100
+// Messages are so short a work that a run has several rounds of them. A round is
+// over before others get the processor.
+const (
+	messageRounds    = 10
+	messagesPerRound = 20
+)
 
 // SessionOptions say what to measure.
 type SessionOptions struct {
 	Members  []int // sizes of groups, each at least 2
 	Runs     int   // of which the fastest counts
 	Peers    []*Peer
+	Beside   string // what else the machine does, for the report
 	Progress func(what string)
 }
 
 // Sessions is a run of measurements of MLS, cipher suite 1.
 type Sessions struct {
-	Time  time.Time     `json:"time"`
-	Go    string        `json:"go"`
-	CPU   string        `json:"cpu"`
-	CPUs  int           `json:"cpus"`
-	Load  string        `json:"load,omitempty"` // the system's load averages before the run
-	Runs  int           `json:"runs"`
-	Peers []string      `json:"peers,omitempty"`
-	Rows  []SessionStep `json:"rows"`
-	Held  []Held        `json:"held"`
+	Time   time.Time     `json:"time"`
+	Go     string        `json:"go"`
+	CPU    string        `json:"cpu"`
+	CPUs   int           `json:"cpus"`
+	Load   string        `json:"load,omitempty"` // the system's load averages before the run
+	Beside string        `json:"beside,omitempty"`
+	Runs   int           `json:"runs"`
+	Peers  []string      `json:"peers,omitempty"`
+	Rows   []SessionStep `json:"rows"`
+	Held   []Held        `json:"held"`
 }
 
 // SessionStep is what a step costs in a group of that size.
@@ -98,7 +104,8 @@ func RunSessions(ctx context.Context, o SessionOptions) (*Sessions, error) {
 		o.Progress = func(string) {}
 	}
 	r := &Sessions{
-		Time: time.Now().UTC(), Go: runtime.Version(), CPU: cpu(), CPUs: runtime.NumCPU(), Load: load(), Runs: o.Runs,
+		Time: time.Now().UTC(), Go: runtime.Version(), CPU: cpu(), CPUs: runtime.NumCPU(),
+		Load: load(), Beside: o.Beside, Runs: o.Runs,
 	}
 	parties := []party{new(session)}
 	for _, p := range o.Peers {
@@ -124,15 +131,15 @@ func (r *Sessions) measure(ctx context.Context, n int, parties []party, progress
 	for run := range r.Runs {
 		progress(fmt.Sprintf("%d members: run %d of %d", n, run+1, r.Runs))
 		for i, p := range parties {
-			for _, step := range sessionSteps {
+			for _, step := range runSteps() {
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				s, err := p.do(step, messagesPerRun)
+				s, err := p.do(step, messagesPerRound)
 				if err != nil {
 					return fmt.Errorf("%s: %w", step, err)
 				}
-				if run == 0 {
+				if len(fastest[step]) == i {
 					fastest[step] = append(fastest[step], s)
 				}
 				fastest[step][i] = best(fastest[step][i], s)
@@ -143,6 +150,15 @@ func (r *Sessions) measure(ctx context.Context, n int, parties []party, progress
 		r.Rows = append(r.Rows, sessionStep(step, n, fastest[step]))
 	}
 	return r.hold(n, parties)
+}
+
+// runSteps returns the steps of a run, in order.
+func runSteps() []string {
+	steps := slices.Clone(sessionSteps)
+	for range messageRounds - 1 {
+		steps = append(steps, stepEncrypt, stepDecrypt)
+	}
+	return steps
 }
 
 func best(a, b sample) sample {

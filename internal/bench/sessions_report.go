@@ -22,6 +22,9 @@ func (r *Sessions) Markdown(w io.Writer) error {
 	if r.Load != "" {
 		fmt.Fprintf(&b, " Load averages before the run, over 1, 5 and 15 minutes: %s.", r.Load)
 	}
+	if r.Beside != "" {
+		fmt.Fprintf(&b, " Beside it ran: %s.", r.Beside)
+	}
 	b.WriteString("\n\nSteps: *create* adds all others in one commit, without a path; *join* verifies the tree that came with\nthe Welcome; *commit* renews the creator's keys, where nobody else has committed yet, so that it is encrypted to\neach member; *process* reads that commit; messages are of 1,000 bytes. *Written* are the records to be stored\nafter the step.\n\n")
 	b.WriteString("| step | members | time | allocated | written |" + columns(r.Peers, " %s |") + "\n")
 	b.WriteString("|---|---:|---:|---:|---:|" + strings.Repeat("---:|", peerColumns(r.Peers)) + "\n")

@@ -98,6 +98,7 @@ of a checkout of Chancery, and need Go and Node 20 or newer with npm.`,
 	f.IntVar(&o.Runs, "runs", 5, "runs, of which the fastest counts")
 	f.StringVar(&peers, "peers", "", "measure the peers in this `FOLDER`, too")
 	f.Lookup("peers").NoOptDefVal = "bench/peers"
+	f.StringVar(&o.Beside, "beside", "", "`WORDS` for the report about what else the machine does")
 	f.StringVar(&markdown, "markdown", "", "`FILE` whose part about sessions to write, in the form of docs/performance.md")
 	return c
 }

@@ -107,6 +107,22 @@ type Commit struct {
 	Path      *UpdatePath // may be nil
 }
 
+// room returns about how many bytes the commit takes.
+func (c *Commit) room() int {
+	n := 2 * roughSize * len(c.Proposals)
+	if c.Path == nil {
+		return n
+	}
+	n += 2 * roughSize
+	for i := range c.Path.Nodes {
+		n += roughSize
+		for _, s := range c.Path.Nodes[i].Secrets {
+			n += len(s.KEMOutput) + len(s.Ciphertext) + 4
+		}
+	}
+	return n
+}
+
 // Encode implements syntax.Encoder.
 func (c *Commit) Encode(b *syntax.Builder) {
 	encodeEach(b, c.Proposals, func(b *syntax.Builder, p ProposalOrRef) { p.Encode(b) })

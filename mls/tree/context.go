@@ -50,10 +50,10 @@ func (c *GroupContext) Equal(o *GroupContext) bool {
 // to its signature (RFC 9420 §8.2). interim is the interim transcript hash of
 // the epoch in which the commit is sent.
 func ConfirmedTranscriptHash(s *cipher.Suite, interim []byte, w WireFormat, commit *FramedContent, signature []byte) []byte {
-	var b syntax.Builder
+	b := syntax.NewBuilder(commit.room())
 	b.Fixed(interim)
 	b.Uint16(uint16(w))
-	commit.Encode(&b)
+	commit.Encode(b)
 	b.Opaque(signature)
 	return s.Hash(b.Bytes())
 }

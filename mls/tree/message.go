@@ -37,8 +37,11 @@ const roughSize = 256
 // MarshalMessage returns the MLSMessage that carries m.
 func MarshalMessage(m Message) []byte {
 	size := roughSize
-	if p, ok := m.(*PrivateMessage); ok {
-		size += len(p.AuthenticatedData) + len(p.Ciphertext)
+	switch m := m.(type) {
+	case *PrivateMessage:
+		size += len(m.AuthenticatedData) + len(m.Ciphertext)
+	case *PublicMessage:
+		size += m.Content.room()
 	}
 	b := syntax.NewBuilder(size)
 	b.Uint16(uint16(MLS10))
@@ -193,11 +196,21 @@ func (c *FramedContent) DecodeBody(r *syntax.Reader) {
 	}
 }
 
+// room returns about how many bytes the content takes, signed: those of a commit
+// in a large group are encoded several times.
+func (c *FramedContent) room() int {
+	n := 2*roughSize + len(c.AuthenticatedData) + len(c.ApplicationData)
+	if c.Commit != nil {
+		n += c.Commit.room()
+	}
+	return n
+}
+
 // SignedContent returns what the signature covers, under LabelFramedContent
 // (RFC 9420 §6.1). The context is that of the epoch in which the content is
 // sent; it isn't used for senders outside of the group.
 func (c *FramedContent) SignedContent(w WireFormat, context *GroupContext) []byte {
-	b := syntax.NewBuilder(2*roughSize + len(c.AuthenticatedData) + len(c.ApplicationData))
+	b := syntax.NewBuilder(c.room())
 	b.Uint16(uint16(MLS10))
 	b.Uint16(uint16(w))
 	c.Encode(b)
@@ -263,9 +276,10 @@ func (a *AuthenticatedContent) ProposalRef(s *cipher.Suite) []byte {
 // MembershipContent returns what the membership tag of a PublicMessage covers
 // (RFC 9420 §6.2).
 func (a *AuthenticatedContent) MembershipContent(context *GroupContext) []byte {
-	var b syntax.Builder
-	b.Fixed(a.Content.SignedContent(WirePublicMessage, context))
-	a.Auth.Encode(&b, a.Content.ContentType)
+	signed := a.Content.SignedContent(WirePublicMessage, context)
+	b := syntax.NewBuilder(len(signed) + roughSize)
+	b.Fixed(signed)
+	a.Auth.Encode(b, a.Content.ContentType)
 	return b.Bytes()
 }
 
