@@ -43,7 +43,7 @@ func (d *Device) Create(ctx context.Context, name string, members []codec.ID) (c
 		return codec.ID{}, err
 	}
 	id := codec.NewID()
-	step, err := d.groups.Create(id, d.credentials(d.cfg.Replica.Size()))
+	step, err := d.groups.Create(id, d.credentials(d.cfg.Replica.Size(), d.cfg.Now().UnixMilli()))
 	if err != nil {
 		return codec.ID{}, err
 	}
@@ -197,13 +197,13 @@ func (d *Device) advance(ctx context.Context, c *conversation, add []codec.Hash,
 	var step *Step
 	switch {
 	case len(out) > 0:
-		step, err = d.groups.Remove(c.ID, out, d.credentials(d.cfg.Replica.Size()))
+		step, err = d.groups.Remove(c.ID, out, d.credentials(d.cfg.Replica.Size(), d.cfg.Now().UnixMilli()))
 	case len(in) > 0:
 		var kps [][]byte
 		if kps, err = d.claim(ctx, in, packages); err != nil {
 			return false, err
 		}
-		step, err = d.groups.Add(c.ID, kps, d.credentials(d.cfg.Replica.Size()))
+		step, err = d.groups.Add(c.ID, kps, d.credentials(d.cfg.Replica.Size(), d.cfg.Now().UnixMilli()))
 	default:
 		return true, nil
 	}
@@ -314,7 +314,7 @@ func (d *Device) commit(ctx context.Context, c *conversation) error {
 		return err
 	}
 	if body.Epoch > 0 && c.direct == nil {
-		if err := d.groups.Merge(c.ID); err != nil {
+		if err := d.merge(c, body, r); err != nil {
 			return err
 		}
 	}
@@ -333,8 +333,8 @@ func (d *Device) commit(ctx context.Context, c *conversation) error {
 func (d *Device) abandon(c *conversation, body *manifest.Commit, refused *remote.Refused) error {
 	if body.Epoch == 0 {
 		d.forget(c)
-	} else {
-		d.groups.Discard(c.ID)
+	} else if err := d.withdraw(c, body); err != nil {
+		return err
 	}
 	c.Pending, c.changed = nil, true
 	if err := d.save(); err != nil {
@@ -376,17 +376,26 @@ func (d *Device) applyCommit(r *manifest.Receipt, it *wire.Delivery, body *manif
 	case body.Epoch <= last.Epoch:
 		return nil // delivered again
 	case body.Epoch != last.Epoch+1 || body.Previous != last.Hash:
-		c.halt("the server left out a step of the group")
+		d.lose(c, sum, "the server left out a step of the group")
 		return nil
 	case body.Message != manifest.CiphertextHash(it.Body):
 		c.halt("the commit is another than its author's statement names")
 		return nil
 	}
-	e, err := d.groups.Process(c.ID, it.Body, d.credentials(r.Opening.Body.ControlSize))
+	before, err := d.groups.Epoch(c.ID)
+	if errors.Is(err, ErrNoGroup) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e, err := d.groups.Process(c.ID, it.Body, d.credentials(r.Opening.Body.ControlSize, r.Opening.Body.Time))
 	switch {
 	case errors.Is(err, ErrRemoved):
 		return d.forget(c)
-	case errors.Is(err, ErrNoGroup):
+	case errors.Is(err, ErrShutOut):
+		d.fault(sum, fmt.Sprintf("commit of leaf %d, by device %s: %v", r.Index, body.Device.Short(), err))
+		d.lose(c, sum, fmt.Sprintf("device %s shut this one out", body.Device.Short()))
 		return nil
 	case err != nil:
 		c.halt(fmt.Sprintf("commit by device %s: %v", body.Device.Short(), err))
@@ -397,6 +406,7 @@ func (d *Device) applyCommit(r *manifest.Receipt, it *wire.Delivery, body *manif
 	}
 	c.Pending = nil // ours has lost
 	c.enter(body.Epoch, hash)
+	d.welcomed(c, before.Roster, body.Device)
 	return nil
 }
 
@@ -409,9 +419,12 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 	} else if !errors.Is(err, ErrNoConversation) {
 		return err
 	}
-	e, err := d.groups.Join(it.Body, d.credentials(r.Opening.Body.ControlSize))
+	e, err := d.groups.Join(it.Body, d.credentials(r.Opening.Body.ControlSize, r.Opening.Body.Time))
 	if err != nil {
 		d.fault(sum, fmt.Sprintf("Welcome to %s: %v", body.Conversation, err))
+		if errors.Is(err, ErrShutOut) {
+			return d.invited(r, body.Conversation, sum)
+		}
 		return nil
 	}
 	if e.Conversation != body.Conversation || e.Number != body.Epoch || !slices.Equal(e.Transcript, body.Transcript) || e.Roster.Root() != body.Roster {
@@ -423,6 +436,9 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 	if old, err := d.conversation(e.Conversation); err == nil {
 		c.conversationState = old.conversationState
 		c.Left, c.Broken, c.Statements, c.Indexes = false, "", nil, nil
+		if old.rejoin != nil {
+			d.planRejoin(c, nil)
+		}
 	}
 	d.add(c)
 	if e.Shared {

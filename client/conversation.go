@@ -68,7 +68,8 @@ type conversation struct {
 	changed  bool
 	followed bool // every leaf since it was made or joined has come: see follow
 	renewal  renewal
-	clean    int // revocations none of which is of a device in the present epoch: see revokedIn
+	rejoin   *rejoin // where the device is to join by itself
+	clean    int     // revocations none of which is of a device in the present epoch: see revokedIn
 }
 
 // epoch returns the statement of an epoch that is remembered.
@@ -143,6 +144,17 @@ func (d *Device) conversation(id codec.ID) (*conversation, error) {
 	}
 	if err := d.readOf(bucketRenewal, string(id[:]), &c.renewal); err != nil {
 		return nil, err
+	}
+	if c.Broken != "" {
+		var r rejoin
+		if _, ok, err := d.get(bucketRejoin, string(id[:])); err != nil {
+			return nil, err
+		} else if ok {
+			if err := d.readOf(bucketRejoin, string(id[:]), &r); err != nil {
+				return nil, err
+			}
+			c.rejoin = &r
+		}
 	}
 	d.conversations[id] = c
 	return c, nil
@@ -285,8 +297,8 @@ func (d *Device) known(members []codec.ID) (out []codec.Hash, err error) {
 }
 
 // credentials judges the leaves of a group at a size of the control log.
-func (d *Device) credentials(size int64) Credentials {
-	return handshake.Log{Read: d.cfg.Replica.Read, Size: size}
+func (d *Device) credentials(size, time int64) Credentials {
+	return handshake.Log{Read: d.cfg.Replica.Read, Size: size, Time: time}
 }
 
 // Rename gives a conversation another name.

@@ -47,6 +47,8 @@ var (
 	// ErrBroken means that a conversation can't go on, because of a step of its
 	// group that is not what its author signed, or that can't be followed.
 	ErrBroken = errors.New("the conversation can't go on")
+	// ErrGoesOn means that a conversation doesn't have to be joined anew.
+	ErrGoesOn = errors.New("the conversation goes on")
 	// ErrConflict means that others changed the group faster than this device,
 	// several times over.
 	ErrConflict = errors.New("others changed the conversation at the same time")
@@ -100,6 +102,11 @@ type Server interface {
 	// what it holds up to there. Where there is nothing it waits for something, as
 	// long as wait, and a minute at most.
 	Queue(ctx context.Context, after uint64, wait time.Duration) ([]wire.Delivery, error)
+	// Elsewhere returns the conversations that other devices of the member are in
+	// and this one isn't.
+	Elsewhere(ctx context.Context) ([]codec.ID, error)
+	// Group returns where a conversation's group stands.
+	Group(ctx context.Context, conversation codec.ID) (*wire.Group, error)
 	// Acknowledge sends a signed acknowledgement.
 	Acknowledge(ctx context.Context, ack []byte) error
 }
@@ -149,6 +156,7 @@ const (
 	bucketOutbox       = "outbox"
 	bucketFollowed     = "followed"  // conversations whose leaves all come
 	bucketAnnounced    = "announced" // index envelopes whose seeds haven't come
+	bucketRejoin       = "rejoin"    // conversations that the device is to join by itself
 	bucketWaiting      = "waiting"   // leaves that no witnessed checkpoint covers yet
 	bucketMLS          = "mls"
 	bucketRatchet      = "ratchet" // sessions with other devices, prekeys
@@ -220,6 +228,8 @@ type Device struct {
 	certified     time.Time       // when it last logged one
 	changed       map[string]bool // buckets of one value each that have to be written
 	staged        map[place][]byte
+	discovered    time.Time  // when this device last asked for its member's conversations
+	greet         []codec.ID // conversations whose names have to be told
 	closed        bool
 
 	testOnlyArchive func(record []byte) []byte // what a lying sender archives instead
@@ -234,8 +244,8 @@ type Enrolment struct {
 	Dir        string               // exists; becomes the device's
 	Key        *[state.KeySize]byte // seals the device's state
 	Member     codec.ID
-	Name       string            // the member's, as records carry it; at most 256 bytes
-	Invitation *codec.PrivateKey // the invitation's secret; for a further device, another device's key
+	Name       string       // the member's, as records carry it; at most 256 bytes
+	Invitation codec.Signer // the invitation's secret; for a further device, another device's Signer
 }
 
 // Enrol makes a device, has it logged under the invitation, waits until a

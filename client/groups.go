@@ -20,6 +20,9 @@ var (
 	// ErrEpoch means that a commit or ciphertext is of an epoch that the group is
 	// not in, or whose keys are gone.
 	ErrEpoch = errors.New("another epoch than the group's")
+	// ErrShutOut means that a commit or Welcome can't be followed with the secrets
+	// that this device has, though all that is public of it is right.
+	ErrShutOut = errors.New("this device can't follow with the secrets that it has")
 	// ErrCredential means that a leaf of the group is not a device of the control
 	// log, or not with that device's key.
 	ErrCredential = handshake.ErrCredential

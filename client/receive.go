@@ -136,6 +136,9 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 	if err := d.recertify(ctx, sum); err != nil {
 		return err
 	}
+	if err := d.upkeep(ctx, func() error { return d.comeBack(ctx, sum) }); err != nil {
+		return err
+	}
 	// Before anything is sent that a revoked device could read.
 	if err := d.upkeep(ctx, func() error { return d.tend(ctx, sum.Joined) }); err != nil {
 		return err
@@ -162,6 +165,12 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 			return err
 		}
 		break
+	}
+	if err := d.strangers(sum); err != nil {
+		return err
+	}
+	if err := d.tellNames(ctx); err != nil {
+		return err
 	}
 	if err := d.restock(ctx); err != nil {
 		return err
@@ -405,7 +414,10 @@ func (d *Device) message(ctx context.Context, it *wire.Delivery, sum *Summary) e
 			return d.announce(c.ID, &announced{Core: m.CoreHash(), Manifest: m.Bytes(), Receipt: it.Receipt})
 		}
 		return nil
-	case len(it.Body) == 0 && c.before(m.Transport.Epoch):
+	case len(it.Body) == 0 && c.before(m.Transport.Epoch), c.direct == nil && c.unreadable(m.Transport.Epoch):
+		if err := d.vouched(m, body); err != nil {
+			d.fault(sum, fmt.Sprintf("leaf %d: %v", r.Index, err))
+		}
 		c.except(body.Position)
 		return nil
 	}

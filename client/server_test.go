@@ -61,6 +61,7 @@ type fakeServer struct {
 	tamper  func(to codec.Hash, d *wire.Delivery)        // with what it delivers
 	lost    func(what string) bool                       // an answer that never arrives
 	commits func(s *wire.CommitSubmission) (refuse bool) // before one is taken
+	groups  func(g *wire.Group)                          // with what it says of a group
 	bundles func(devices []codec.Hash, bundles [][]byte) // before they are handed out
 }
 
@@ -91,6 +92,7 @@ type fakeConversation struct {
 	chains   map[codec.Hash]*fakeChain
 	indexes  map[codec.Hash]uint64 // core → epoch
 	epochs   map[uint64]codec.Hash
+	group    *fakeGroup // nil where it isn't followed
 	direct   bool
 	members  []codec.ID
 }
@@ -529,10 +531,14 @@ func (c conn) Commit(_ context.Context, in *wire.CommitSubmission) ([][]byte, er
 		}
 	}
 	conv.epoch, conv.commit, conv.roster, conv.epochs[body.Epoch] = body.Epoch, hash, in.Roster, hash
+	conv.follow(c.fakeServer, body, in, receipt)
 	d := wire.Delivery{Kind: wire.DeliveryCommit, Manifest: in.Statement, Receipt: receipt, Roster: in.Roster, Body: in.Commit}
 	if body.Epoch == 0 {
 		c.deliver(body.Device, in.Roster, d)
 	} else {
+		if !before.Contains(body.Device) { // it joins by itself
+			before = manifest.NewRoster(append(slices.Clone(before), body.Device))
+		}
 		c.deliver(body.Device, before, d)
 		d.Kind, d.Body = wire.DeliveryWelcome, in.Welcome
 		c.deliver(body.Device, slices.Collect(maps.Keys(added)), d)

@@ -390,7 +390,7 @@ func (s *Groups) Revert() {
 func failure(err error) error {
 	for of, name := range map[error]error{
 		mls.ErrKeyGone: client.ErrReplay, mls.ErrOwnMessage: client.ErrReplay,
-		tree.ErrEpoch: client.ErrEpoch,
+		tree.ErrEpoch: client.ErrEpoch, mls.ErrNotAuthentic: client.ErrShutOut,
 	} {
 		if errors.Is(err, of) {
 			return fmt.Errorf("%w (%w)", name, err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"chancery/client"
 	"chancery/codec"
 	"chancery/mls"
 	"chancery/mls/syntax"
@@ -127,7 +128,7 @@ func (s *Groups) mine(welcome []byte) (ref []byte, own *mls.OwnKeyPackage, err e
 		own, err := readKeyPackage(raw)
 		return ref, own, err
 	}
-	return nil, nil, errors.New("the Welcome is for no KeyPackage of this device")
+	return nil, nil, fmt.Errorf("the Welcome is for no KeyPackage of this device: %w", client.ErrShutOut)
 }
 
 func readKeyPackage(raw []byte) (*mls.OwnKeyPackage, error) {

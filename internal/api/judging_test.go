@@ -260,3 +260,102 @@ func TestPinnedArchive(t *testing.T) {
 	s.refused("a policy older than the one pinned", err, "header", d.Core)
 	side.send("under the policy that is pinned", nil)
 }
+
+// present returns the epoch that a side is in.
+func (s *stage) present(t *talk) (*client.Epoch, *wire.Group) {
+	s.t.Helper()
+	e, err := s.groups(t.device.Hash).Epoch(t.conversation)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	g, err := s.as(t.device).Group(s.t.Context(), t.conversation)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return e, g
+}
+
+// joins makes a device's external commit, from what a side of the conversation
+// knows.
+func (s *stage) joins(from *talk, device *orgtest.Device) (*talk, *wire.CommitSubmission) {
+	s.t.Helper()
+	s.knows(device)
+	e, g := s.present(from)
+	step, err := s.groups(device.Hash).Rejoin(e, g.GroupInfo, g.Tree, anything{pin: s.archive()})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	side := &talk{s: s, device: device, conversation: from.conversation, statement: from.statement}
+	return side, s.submit(side, step, nil)
+}
+
+// TestExternalCommits: by an external commit come back whoever is in a
+// conversation, and other devices of its members that these have let in. Nobody
+// else joins, whoever tells them all there is to know.
+func TestExternalCommits(t *testing.T) {
+	s := newStage(t)
+	alice, bob, carol, revoked := s.NewMember(), s.NewMember(), s.NewMember(), s.NewMember()
+	sides := s.found(alice, bob, carol, revoked)
+	side := sides[0]
+	removal := s.removes(side, carol.Hash)
+	s.commits(side, removal)
+	s.enters(side, removal, sides[1])
+	stranger, invited := s.NewMember(), s.Device(alice.Member)
+	carols := s.Enrol(carol.Member, carol.Key)
+	phone := s.Enrol(alice.Member, alice.Key)
+	lost := s.Enrol(alice.Member, alice.Key)
+	s.Add(&control.Revocation{Device: revoked.Hash}, s.Officers[0])
+	s.Add(&control.Revocation{Device: lost.Hash}, s.Officers[0])
+
+	attempted := func(name, reason string, device *orgtest.Device) attempt {
+		by, in := s.joins(side, device)
+		return attempt{name, reason, by, in}
+	}
+	s.attempts([]attempt{
+		attempted("a stranger", "join", stranger),
+		attempted("a device of a member's that came by an invitation", "join", invited),
+		attempted("a device that was removed", "join", carol),
+		attempted("a device let in by one that was removed", "join", carols),
+	})
+	for _, device := range []*orgtest.Device{revoked, lost} {
+		_, in := s.joins(side, device)
+		if _, err := s.as(device).Commit(t.Context(), in); err == nil {
+			t.Error("a revoked device joins")
+		}
+	}
+	// One that the member's other device let in joins, and is asked for nothing.
+	ids, err := s.as(phone).Elsewhere(t.Context())
+	if err != nil || len(ids) != 1 || ids[0] != side.conversation {
+		t.Fatalf("the phone finds %v, %v", ids, err)
+	}
+	if _, err := s.as(stranger).Group(t.Context(), side.conversation); err == nil {
+		t.Error("a stranger is told where the group stands")
+	}
+	third, in := s.joins(side, phone)
+	late, lateIn := s.joins(side, phone)
+	s.commits(third, in)
+	third.at(in)
+	for _, o := range sides[:2] {
+		if _, err := s.groups(o.device.Hash).Process(side.conversation, in.Commit, s.credentials()); err != nil {
+			t.Fatal(err)
+		}
+		o.at(in)
+	}
+	s.attempts([]attempt{{"the same device once more, of the epoch before", "epoch", late, lateIn}})
+	// Whoever is in it takes its own place again, after a restart of the server too.
+	s.stop()
+	s.start("127.0.0.1:0")
+	back, in := s.joins(side, bob)
+	before := len(in.Roster)
+	s.commits(back, in)
+	if _, err := s.groups(alice.Hash).Process(side.conversation, in.Commit, s.credentials()); err != nil {
+		t.Fatal(err)
+	}
+	side.at(in)
+	if len(side.roster) != before || !side.roster.Contains(bob.Hash) {
+		t.Errorf("%d devices, %d before", len(side.roster), before)
+	}
+	if ids, err := s.as(phone).Elsewhere(t.Context()); err != nil || len(ids) != 0 {
+		t.Errorf("the phone finds %v, %v", ids, err)
+	}
+}

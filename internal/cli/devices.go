@@ -83,7 +83,15 @@ func (a *app) synced(cmd *cobra.Command, f *deviceFlags) (*client.Device, *remot
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, d.Close())
 	}
+	a.warn(sum)
 	return d, server, sum, nil
+}
+
+// warn says on standard error what the member should look at.
+func (a *app) warn(sum *client.Summary) {
+	for _, w := range sum.Warnings {
+		fmt.Fprintf(a.err, "warning: %s\n", plain(w))
+	}
 }
 
 // device opens a device under the newest control log. The caller closes it.
@@ -144,9 +152,11 @@ func (a *app) sender(cmd *cobra.Command, f *deviceFlags) (*client.Device, error)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := d.Sync(cmd.Context()); err != nil && !errors.Is(err, remote.ErrUnavailable) {
+	sum, err := d.Sync(cmd.Context())
+	if err != nil && !errors.Is(err, remote.ErrUnavailable) {
 		return nil, errors.Join(err, d.Close())
 	}
+	a.warn(sum)
 	return d, nil
 }
 
@@ -249,7 +259,7 @@ func (a *app) deviceCommand() *cobra.Command {
 	}
 	keyFlag(revoke, &key)
 	revoke.Flags().StringVar(&reason, "reason", "lost", "`TEXT`, on the log for everybody")
-	c.AddCommand(enrol, a.deviceListCommand(), revoke, a.deviceRequestCommand(), a.deviceCertifyCommand(), a.problemsCommand())
+	c.AddCommand(enrol, a.furtherCommand(), a.admitCommand(), a.deviceListCommand(), a.deviceAuditCommand(), revoke, a.deviceRequestCommand(), a.deviceCertifyCommand(), a.problemsCommand())
 	return c
 }
 
@@ -264,7 +274,7 @@ the reports of those that were archived otherwise than they were sent are writte
 as files, which chancery report verify judges. A report contains the message.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, server, _, err := a.synced(cmd, &f)
+			d, server, sum, err := a.synced(cmd, &f)
 			if err != nil {
 				// What was kept earlier is shown even where nothing else can be.
 				kept, keptErr := client.EvidenceIn(f.dir)
@@ -318,6 +328,9 @@ as files, which chancery report verify judges. A report contains the message.`,
 				if r.File != "" {
 					fmt.Fprintf(a.out, "  report in %s\n", r.File)
 				}
+			}
+			for _, w := range sum.Warnings {
+				fmt.Fprintln(a.out, plain(w))
 			}
 			if len(rows) == 0 {
 				fmt.Fprintln(a.out, "every message received passed its checks")
@@ -472,7 +485,7 @@ func (a *app) conversationCommand() *cobra.Command {
 		f.add(c)
 		return c
 	}
-	c.AddCommand(create, list,
+	c.AddCommand(create, list, a.rejoinCommand(),
 		change("add", "added", "Add members to a conversation", func(cmd *cobra.Command, d *client.Device, id codec.ID, m []codec.ID) error {
 			return d.Add(cmd.Context(), id, m)
 		}),

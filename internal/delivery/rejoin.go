@@ -22,7 +22,7 @@ func (s *Server) Elsewhere(device codec.Hash) []codec.ID {
 	for _, d := range siblings {
 		for _, m := range s.memberships(d) {
 			c := s.conversations[m.Conversation]
-			if m.Until < 0 && c != nil && !c.direct() && c.members[device] == nil && !slices.Contains(out, c.ID) {
+			if m.Until < 0 && c != nil && c.Followed && c.members[device] == nil && !slices.Contains(out, c.ID) {
 				out = append(out, c.ID)
 			}
 		}
@@ -72,12 +72,12 @@ func (s *Server) Group(ctx context.Context, device codec.Hash, id codec.ID) (*wi
 		if len(f.info) == 0 {
 			return nil, fmt.Errorf("conversation %s has members of an earlier version: %w", id, store.ErrNotFound)
 		}
-		return s.describe(ctx, device, c, f)
+		return s.describe(ctx, c, f)
 	}
 	return nil, fmt.Errorf("conversation %s: %w", id, errMoved)
 }
 
-func (s *Server) describe(ctx context.Context, device codec.Hash, c *conversation, f *followed) (*wire.Group, error) {
+func (s *Server) describe(ctx context.Context, c *conversation, f *followed) (*wire.Group, error) {
 	epoch, err := s.Store.Epoch(ctx, c.Commit)
 	if err != nil {
 		return nil, err
@@ -86,12 +86,7 @@ func (s *Server) describe(ctx context.Context, device codec.Hash, c *conversatio
 	if err != nil {
 		return nil, err
 	}
-	chain, err := s.Store.Chain(ctx, device, c.ID)
-	if err != nil {
-		return nil, err
-	}
 	return &wire.Group{
 		Statement: leaf.Object, Receipt: leaf.Receipt, Roster: c.roster, GroupInfo: f.info, Tree: f.Tree().Marshal(),
-		NextSeq: chain.Next, Prev: chain.Prev,
 	}, nil
 }

@@ -16,6 +16,7 @@ import (
 	"chancery/codec"
 	"chancery/internal/wire"
 	"chancery/manifest"
+	"chancery/mls/syntax"
 	"chancery/mls/tree"
 )
 
@@ -43,6 +44,10 @@ type Credentials interface {
 	// it is new to whoever asks. It returns ErrArchive, wrapped.
 	Pinned(before *Archive, after Archive) error
 }
+
+// maxLeaf bounds a leaf, in bytes: one of ours has 300. The server keeps all of
+// them, and nobody shall fill its memory with what a leaf may carry besides.
+const maxLeaf = 4096
 
 // Rules judge groups by credentials. Without any they refuse all.
 type Rules struct {
@@ -91,6 +96,8 @@ func (r *Rules) Leaf(e tree.Event, old, node *tree.LeafNode) error {
 	switch {
 	case r.Check == nil:
 		return errors.New("a leaf outside of any call")
+	case len(syntax.Marshal(node)) > maxLeaf:
+		return fmt.Errorf("leaf of more than %d bytes: %w", maxLeaf, ErrCredential)
 	case old != nil && (!bytes.Equal(old.Credential.Identity, node.Credential.Identity) || !bytes.Equal(old.SignatureKey, node.SignatureKey)):
 		return fmt.Errorf("leaf replaced by another device's: %w", ErrCredential)
 	}

@@ -275,10 +275,8 @@ type Group struct {
 	Statement []byte   // newest commit statement
 	Receipt   []byte   // its receipt
 	Roster    manifest.Roster
-	GroupInfo []byte     // MLSMessage
-	Tree      []byte     // ratchet tree
-	NextSeq   uint64     // the device's next sequence number in the conversation
-	Prev      codec.Hash // the device's previous core
+	GroupInfo []byte // MLSMessage
+	Tree      []byte // ratchet tree
 }
 
 // ArchivePage is a part of what a request's scope may touch: to the opener that
