@@ -473,7 +473,7 @@ func (d *Device) write() error {
 		return err
 	}
 	for i := range values {
-		if values[i].Bucket == bucketMLS || values[i].Bucket == bucketRatchet {
+		if b := values[i].Bucket; b == bucketMLS || b == bucketRatchet || b == bucketHistory {
 			clear(values[i].Data) // nobody else has it
 		}
 	}

@@ -142,6 +142,7 @@ func (d *Device) exchangeHistory(ctx context.Context, sum *Summary) error {
 	if err != nil {
 		return err
 	}
+	defer func() { clear(h.Key) }() // what is written is sealed
 	if err := d.takeLetters(ctx, h, sum); err != nil {
 		return err
 	}
@@ -275,7 +276,7 @@ func (d *Device) takeLetter(h *historyState, body []byte, sum *Summary) error {
 	got.Stream, got.Conversation, got.Number, got.Last = want.Stream, want.Conversation, want.Number, want.Last
 	switch {
 	case !ok:
-		return problem(errors.New("history from a device that is none of this member's"))
+		return problem(errors.New("history from a device that is none of this member's, or was revoked"))
 	case got == want && len(h.Key) == 0:
 		return nil // all has come, and this again
 	case got != want:
