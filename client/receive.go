@@ -166,6 +166,9 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 		}
 		break
 	}
+	if err := d.strangers(sum); err != nil {
+		return err
+	}
 	if err := d.tellNames(ctx); err != nil {
 		return err
 	}
