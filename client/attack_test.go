@@ -161,24 +161,26 @@ func TestTampering(t *testing.T) {
 		"receipt":    {func(d *wire.Delivery) { d.Receipt = flip(d.Receipt) }, false, func(n client.Counters) uint64 { return n.Faulty }},
 		"tags":       {func(d *wire.Delivery) { d.Tags = flip(d.Tags) }, true, func(n client.Counters) uint64 { return n.Index }},
 	} {
-		t.Run(name, func(t *testing.T) {
-			p := newParty(t)
-			a, b := p.person("Alice"), p.person("Bob")
-			id := a.create("", b)
-			a.say(id, "hello")
-			p.tamper = func(_ codec.Hash, d *wire.Delivery) {
-				if d.Kind == wire.DeliveryMessage && len(d.Body) > 0 {
-					c.tamper(d)
+		for kind, create := range map[string]func(a *person, name string, others ...*person) codec.ID{"direct": (*person).create, "group": (*person).group} {
+			t.Run(name+", "+kind, func(t *testing.T) {
+				p := newParty(t)
+				a, b := p.person("Alice"), p.person("Bob")
+				id := create(a, "", b)
+				a.say(id, "hello")
+				p.tamper = func(_ codec.Hash, d *wire.Delivery) {
+					if d.Kind == wire.DeliveryMessage && len(d.Body) > 0 {
+						c.tamper(d)
+					}
 				}
-			}
-			b.sync()
-			if got := b.texts(id); (len(got) == 1) != c.shown {
-				t.Errorf("shows %q", got)
-			}
-			if n := b.Counters(); c.want(n) != 1 {
-				t.Errorf("got %+v", n)
-			}
-		})
+				b.sync()
+				if got := b.texts(id); (len(got) == 1) != c.shown {
+					t.Errorf("shows %q", got)
+				}
+				if n := b.Counters(); c.want(n) != 1 {
+					t.Errorf("got %+v", n)
+				}
+			})
+		}
 	}
 }
 

@@ -43,7 +43,7 @@ func (d *Device) Create(ctx context.Context, name string, members []codec.ID) (c
 		return codec.ID{}, err
 	}
 	id := codec.NewID()
-	step, err := d.groups.Create(id, d.credentials(d.cfg.Replica.Size()))
+	step, err := d.groups.Create(id, d.credentials(d.cfg.Replica.Size(), d.cfg.Now().UnixMilli()))
 	if err != nil {
 		return codec.ID{}, err
 	}
@@ -197,13 +197,13 @@ func (d *Device) advance(ctx context.Context, c *conversation, add []codec.Hash,
 	var step *Step
 	switch {
 	case len(out) > 0:
-		step, err = d.groups.Remove(c.ID, out, d.credentials(d.cfg.Replica.Size()))
+		step, err = d.groups.Remove(c.ID, out, d.credentials(d.cfg.Replica.Size(), d.cfg.Now().UnixMilli()))
 	case len(in) > 0:
 		var kps [][]byte
 		if kps, err = d.claim(ctx, in, packages); err != nil {
 			return false, err
 		}
-		step, err = d.groups.Add(c.ID, kps, d.credentials(d.cfg.Replica.Size()))
+		step, err = d.groups.Add(c.ID, kps, d.credentials(d.cfg.Replica.Size(), d.cfg.Now().UnixMilli()))
 	default:
 		return true, nil
 	}
@@ -389,7 +389,7 @@ func (d *Device) applyCommit(r *manifest.Receipt, it *wire.Delivery, body *manif
 	if err != nil {
 		return err
 	}
-	e, err := d.groups.Process(c.ID, it.Body, d.credentials(r.Opening.Body.ControlSize))
+	e, err := d.groups.Process(c.ID, it.Body, d.credentials(r.Opening.Body.ControlSize, r.Opening.Body.Time))
 	switch {
 	case errors.Is(err, ErrRemoved):
 		return d.forget(c)
@@ -419,7 +419,7 @@ func (d *Device) join(r *manifest.Receipt, it *wire.Delivery, body *manifest.Com
 	} else if !errors.Is(err, ErrNoConversation) {
 		return err
 	}
-	e, err := d.groups.Join(it.Body, d.credentials(r.Opening.Body.ControlSize))
+	e, err := d.groups.Join(it.Body, d.credentials(r.Opening.Body.ControlSize, r.Opening.Body.Time))
 	if err != nil {
 		d.fault(sum, fmt.Sprintf("Welcome to %s: %v", body.Conversation, err))
 		if errors.Is(err, ErrShutOut) {

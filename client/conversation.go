@@ -297,8 +297,8 @@ func (d *Device) known(members []codec.ID) (out []codec.Hash, err error) {
 }
 
 // credentials judges the leaves of a group at a size of the control log.
-func (d *Device) credentials(size int64) Credentials {
-	return handshake.Log{Read: d.cfg.Replica.Read, Size: size}
+func (d *Device) credentials(size, time int64) Credentials {
+	return handshake.Log{Read: d.cfg.Replica.Read, Size: size, Time: time}
 }
 
 // Rename gives a conversation another name.

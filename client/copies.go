@@ -10,6 +10,7 @@ import (
 	"chancery/codec"
 	"chancery/control"
 	"chancery/envelope"
+	"chancery/internal/handshake"
 	"chancery/manifest"
 )
 
@@ -22,14 +23,18 @@ const countInterval = time.Minute
 
 // prepare makes a direct conversation ready for a message: its statement says
 // who is in it now, and there is a session with each device that has prekeys. It
-// returns ErrNoSession where the other member can't be written to.
-func (d *Device) prepare(ctx context.Context, id codec.ID) error {
+// reports whether it began one, and returns ErrNoSession where the other member
+// can't be written to.
+func (d *Device) prepare(ctx context.Context, id codec.ID) (began bool, err error) {
+	if d.pairs == nil {
+		return false, ErrNoSession
+	}
 	if err := d.restate(ctx, id); err != nil {
-		return err
+		return false, err
 	}
 	c, err := d.conversation(id)
 	if err != nil {
-		return err
+		return false, err
 	}
 	last, _ := c.current()
 	return d.sessions(ctx, c.direct.roster(last.Epoch))
@@ -44,35 +49,35 @@ func hopeless(err error) bool {
 // sessions begins the sessions that are missing with the devices of a roster. A
 // device that has published no prekeys gets nothing until it does; it returns
 // ErrNoSession where that is all that the other member has.
-func (d *Device) sessions(ctx context.Context, roster manifest.Roster) error {
+func (d *Device) sessions(ctx context.Context, roster manifest.Roster) (began bool, err error) {
 	var wanted []Peer
 	reached := map[codec.Hash]bool{}
 	for _, p := range d.peers(roster) {
 		ready, renew, err := d.pairs.Ready(p)
 		if err != nil {
-			return err
+			return false, err
 		}
 		reached[p.Device] = ready
 		if renew {
 			wanted = append(wanted, p)
 		}
 	}
-	if err := d.beginSessions(ctx, wanted, reached); err != nil {
-		return err
+	if began, err = d.beginSessions(ctx, wanted, reached); err != nil {
+		return false, err
 	}
 	for device, ok := range reached {
 		if ok && d.memberOf(device) != d.self.Member {
-			return nil
+			return began, nil
 		}
 	}
-	return fmt.Errorf("%w: no device of the other member has prekeys at the server, until one next connects", ErrNoSession)
+	return began, fmt.Errorf("%w: no device of the other member has prekeys at the server, until one next connects", ErrNoSession)
 }
 
 // beginSessions begins a session with each of the peers whose prekeys the server
 // has.
-func (d *Device) beginSessions(ctx context.Context, peers []Peer, reached map[codec.Hash]bool) error {
+func (d *Device) beginSessions(ctx context.Context, peers []Peer, reached map[codec.Hash]bool) (began bool, err error) {
 	if len(peers) == 0 {
-		return nil
+		return false, nil
 	}
 	devices := make([]codec.Hash, len(peers))
 	for i := range peers {
@@ -80,10 +85,10 @@ func (d *Device) beginSessions(ctx context.Context, peers []Peer, reached map[co
 	}
 	bundles, err := d.server.ClaimBundles(ctx, devices)
 	if err != nil {
-		return fmt.Errorf("couldn't claim prekeys: %w", err)
+		return false, fmt.Errorf("couldn't claim prekeys: %w", err)
 	}
 	if len(bundles) != len(peers) {
-		return fmt.Errorf("%d bundles for %d devices: %w", len(bundles), len(peers), ErrServer)
+		return false, fmt.Errorf("%d bundles for %d devices: %w", len(bundles), len(peers), ErrServer)
 	}
 	for i, p := range peers {
 		if len(bundles[i]) == 0 {
@@ -93,12 +98,12 @@ func (d *Device) beginSessions(ctx context.Context, peers []Peer, reached map[co
 		case errors.Is(err, ErrExpired):
 		case err != nil:
 			// What is there the device has signed for, or the server made it up.
-			return fmt.Errorf("%w: %w", ErrServer, err)
+			return false, fmt.Errorf("%w: %w", ErrServer, err)
 		default:
-			reached[p.Device] = true
+			reached[p.Device], began = true, true
 		}
 	}
-	return nil
+	return began, nil
 }
 
 // peers returns the devices of a roster but for this one, in its order.
@@ -124,6 +129,9 @@ func (d *Device) encryptFor(c *conversation, epoch *Epoch, core *envelope.Core, 
 			return nil, nil, err
 		}
 		return ciphertext, []codec.Hash{manifest.CiphertextHash(ciphertext)}, nil
+	}
+	if d.pairs == nil {
+		return nil, nil, ErrNoSession
 	}
 	header, err := envelope.ParseHeader(core.Header)
 	if err != nil {
@@ -174,7 +182,7 @@ func (d *Device) decrypt(c *conversation, m *manifest.Manifest, key codec.Public
 	if c.direct == nil {
 		return d.groups.Decrypt(c.ID, ciphertext)
 	}
-	if len(ciphertext) == 0 {
+	if len(ciphertext) == 0 || d.pairs == nil {
 		return nil, errors.New("the sender had no session with this device")
 	}
 	ad := manifest.AuthenticatedData(m.CoreHash())
@@ -225,12 +233,7 @@ func (d *Device) checkPin(c *conversation, h *envelope.Header) error {
 }
 
 func laterPin(s *control.State, last, now *devicePin) error {
-	before, _ := s.PolicyByHash(last.Policy)
-	after, _ := s.PolicyByHash(now.Policy)
-	switch {
-	case before == nil || after == nil:
-		return errors.New("under a policy that the control log doesn't have")
-	case after.Since < before.Since:
+	if !handshake.Later(s, last.Policy, now.Policy) {
 		return errors.New("under an earlier policy than the device's last message")
 	}
 	was, okWas := s.Month(last.Escrow)

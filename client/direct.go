@@ -99,10 +99,10 @@ func (d *Device) createDirect(ctx context.Context, name string, other codec.ID) 
 	id := codec.NewID()
 	c := &conversation{
 		conversationState: conversationState{ID: id, Name: name},
-		direct:            &directState{Members: manifest.NewDirect(d.self.Member, other).Members},
+		direct:            &directState{Members: manifest.NewDirect([]codec.ID{d.self.Member, other}, nil, nil).Members},
 	}
 	// Who can't be written to is noticed before there is a conversation.
-	if err := d.sessions(ctx, d.dueNow(c)); err != nil {
+	if _, err := d.sessions(ctx, d.dueNow(c)); err != nil {
 		return codec.ID{}, err
 	}
 	d.add(c)
@@ -144,7 +144,7 @@ func (d *Device) restate(ctx context.Context, id codec.ID) error {
 		}
 		if err = d.settle(ctx, c); err == nil {
 			var done bool
-			if done, err = d.state(ctx, c); done {
+			if done, err = d.stateNext(ctx, c); done {
 				return err
 			}
 		}
@@ -167,8 +167,8 @@ func (d *Device) restate(ctx context.Context, id codec.ID) error {
 	return fmt.Errorf("%s: %w", id, ErrConflict)
 }
 
-// state makes the conversation's next statement, if one is needed.
-func (d *Device) state(ctx context.Context, c *conversation) (done bool, err error) {
+// stateNext makes the conversation's next statement, if one is needed.
+func (d *Device) stateNext(ctx context.Context, c *conversation) (done bool, err error) {
 	roster := d.dueNow(c)
 	last, stated := c.current()
 	before := c.direct.roster(last.Epoch)
@@ -185,7 +185,7 @@ func (d *Device) state(ctx context.Context, c *conversation) (done bool, err err
 	if stated {
 		next = last.Epoch + 1
 	}
-	direct := manifest.Direct{Version: 1, Members: c.direct.Members}
+	direct := manifest.NewDirect(c.direct.Members, roster, before)
 	raw, err := manifest.SignCommit(d.key, &manifest.Commit{
 		Organisation: d.self.Organisation, Conversation: c.ID, Epoch: next, Device: d.self.Device,
 		Roster: roster.Root(), Previous: last.Hash, Message: direct.Hash(),
@@ -201,8 +201,7 @@ func (d *Device) state(ctx context.Context, c *conversation) (done bool, err err
 	if err := d.commit(ctx, c); err != nil {
 		return false, err
 	}
-	added := slices.ContainsFunc(roster, func(h codec.Hash) bool { return !before.Contains(h) })
-	if stated && added && c.Name != "" {
+	if stated && len(direct.Added) > 0 && c.Name != "" {
 		// Newcomers can't read what was said before them, the name included.
 		return true, d.enqueueRecord(c, &envelope.Record{Action: envelope.ActionProfile})
 	}
@@ -239,20 +238,21 @@ func (d *Device) newer(ctx context.Context, size int64) error {
 	return errPending
 }
 
-// restated brings a conversation out of an epoch that the server refuses. Where
-// the other member can't be written to any more, a message that is sealed goes
-// out all the same: it has a number.
+// restated brings a conversation out of an epoch that the server refuses, or
+// begins the session that it misses. Where the other member can't be written to
+// any more, a message that is sealed goes out all the same: it has a number.
 func (d *Device) restated(ctx context.Context, id codec.ID, epoch uint64) error {
 	for range attempts {
 		size := d.cfg.Replica.Size()
-		if err := d.prepare(ctx, id); err != nil && !errors.Is(err, ErrNoSession) {
+		began, err := d.prepare(ctx, id)
+		if err != nil && !errors.Is(err, ErrNoSession) {
 			return err
 		}
 		c, err := d.conversation(id)
 		if err != nil {
 			return err
 		}
-		if last, ok := c.current(); !ok || last.Epoch != epoch {
+		if last, ok := c.current(); !ok || last.Epoch != epoch || began {
 			return nil
 		}
 		if err := d.newer(ctx, size); err != nil {
@@ -327,7 +327,8 @@ func (d *Device) enterDirect(r *manifest.Receipt, it *wire.Delivery, body *manif
 		c.halt("the server left out a statement of the conversation")
 		return nil
 	}
-	if err := d.checkDirect(c, r, it, body); err != nil {
+	direct := manifest.NewDirect(c.direct.Members, it.Roster, c.direct.roster(last.Epoch))
+	if err := d.checkDirect(c, direct, r, it, body); err != nil {
 		c.halt(fmt.Sprintf("statement by device %s: %v", body.Device.Short(), err))
 		return nil
 	}
@@ -343,10 +344,15 @@ func (d *Device) joinDirect(r *manifest.Receipt, it *wire.Delivery, body *manife
 	direct, err := manifest.ParseDirect(it.Body)
 	if err == nil {
 		c.direct = &directState{Members: direct.Members}
-		err = d.checkDirect(c, r, it, body)
+		err = d.checkDirect(c, direct, r, it, body)
 	}
 	if err == nil && !slices.Contains(c.direct.Members, d.self.Member) {
 		err = errors.New("of two other members")
+	}
+	// Else the server could show a late one, and hide what came to this device
+	// before: its acknowledgements would speak of that as well.
+	if err == nil && !direct.Added.Contains(d.self.Device) {
+		err = errors.New("it doesn't bring this device, so that an earlier one was left out")
 	}
 	if err != nil {
 		d.fault(sum, fmt.Sprintf("statement of %s by device %s: %v", body.Conversation, body.Device.Short(), err))
@@ -362,20 +368,16 @@ func (d *Device) joinDirect(r *manifest.Receipt, it *wire.Delivery, body *manife
 	return nil
 }
 
-// checkDirect checks that a statement is of the conversation's members, by a
-// device of one of them, and that its roster is all devices that they had.
-func (d *Device) checkDirect(c *conversation, r *manifest.Receipt, it *wire.Delivery, body *manifest.Commit) error {
-	direct := manifest.Direct{Version: 1, Members: c.direct.Members}
-	before := it.Roster // of one that joins later, who can't tell what it followed
-	if last, stated := c.current(); stated {
-		before = c.direct.roster(last.Epoch)
-	}
+// checkDirect checks that a statement says of members and devices what it should,
+// is by a device of one of them, and has all devices that they had in its roster.
+func (d *Device) checkDirect(c *conversation, direct *manifest.Direct, r *manifest.Receipt, it *wire.Delivery, body *manifest.Commit) error {
+	stayed := slices.DeleteFunc(slices.Clone(it.Roster), direct.Added.Contains)
 	switch {
 	case body.Message != direct.Hash():
-		return errors.New("it names other members")
+		return errors.New("it names other members, or other devices as new")
 	case it.Roster.Root() != body.Roster:
 		return errors.New("the roster is another than its author's")
-	case !slices.Equal(it.Roster, d.due(c, before, r.Opening.Body.ControlSize, r.Opening.Body.Time)):
+	case !slices.Equal(it.Roster, d.due(c, stayed, r.Opening.Body.ControlSize, r.Opening.Body.Time)):
 		return errors.New("its roster is not all devices that the two members had")
 	case !it.Roster.Contains(body.Device):
 		return errors.New("its author is not in it")

@@ -273,3 +273,60 @@ func BenchmarkLive(b *testing.B) {
 		b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*batch), "µs/message")
 	})
 }
+
+// TestLiveDirect is a one-to-one conversation over the real server, whose
+// witnesses sign a little later than it logs: a device more on one side, and one
+// fewer.
+func TestLiveDirect(t *testing.T) {
+	l := newLive(t)
+	a, b := l.person("Alice"), l.person("Bob")
+	id, err := a.Create(t.Context(), "live", []codec.ID{b.Member()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	say := func(d *client.Device, text string) {
+		t.Helper()
+		if s, err := d.Send(t.Context(), id, client.Draft{Text: text}); err != nil || s.Queued {
+			t.Fatalf("%s: %+v, %v", d.Name(), s, err)
+		}
+	}
+	reads := func(d *client.Device, text string) {
+		t.Helper()
+		until(t, d, text, func() bool {
+			for m := range d.Messages(id, 0) {
+				if m.Text == text {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	say(a, "one")
+	reads(b, "one")
+	say(b, "two")
+	reads(a, "two")
+	phone, err := client.Enrol(t.Context(), l.cfg, client.Enrolment{
+		Dir: t.TempDir(), Key: state.NewKey(), Member: b.Member(), Name: "Bob", Invitation: l.Invite(b.Member()),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer phone.Close()
+	say(a, "three, for the phone too")
+	reads(phone, "three, for the phone too")
+	say(phone, "four")
+	reads(a, "four")
+	reads(b, "four")
+	l.revoke(phone)
+	say(b, "five, without the phone")
+	reads(a, "five, without the phone")
+	for _, d := range []*client.Device{a, b} {
+		conv, err := d.Conversation(id)
+		if err != nil || !conv.Direct || conv.Devices != 2 || conv.Epoch != 2 {
+			t.Errorf("%s: %+v, %v", d.Name(), conv, err)
+		}
+		if n := d.Counters(); n.Undecryptable+n.Faulty+n.Mismatches+n.Index > 0 {
+			t.Errorf("%s: %+v", d.Name(), n)
+		}
+	}
+}

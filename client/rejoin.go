@@ -221,6 +221,9 @@ func (d *Device) comeInto(ctx context.Context, c *conversation, sum *Summary) er
 }
 
 func (d *Device) commitInto(ctx context.Context, c *conversation, sum *Summary) error {
+	if err := d.mayAct(ctx); err != nil {
+		return err
+	}
 	g, err := d.server.Group(ctx, c.ID)
 	if err != nil {
 		return fmt.Errorf("couldn't ask for the group: %w", err)
@@ -229,7 +232,7 @@ func (d *Device) commitInto(ctx context.Context, c *conversation, sum *Summary) 
 	if err != nil {
 		return err
 	}
-	check := d.credentials(d.cfg.Replica.Size())
+	check := d.credentials(d.cfg.Replica.Size(), d.cfg.Now().UnixMilli())
 	if !at.Roster.Contains(d.self.Device) {
 		if err := check.Join(d.self.Device, at.Roster); err != nil {
 			return err
@@ -375,7 +378,7 @@ func (d *Device) tellNames(ctx context.Context) error {
 	ids := d.greet
 	d.greet = nil
 	for _, id := range ids {
-		if err := d.tellName(ctx, id); err != nil && !unreachable(err) {
+		if err := d.tellName(ctx, id); err != nil && !unreachable(err) && !silenced(err) {
 			return err
 		}
 	}

@@ -107,7 +107,7 @@ func (d *Device) renewIn(ctx context.Context, c *conversation) error {
 		d.renewed(c) // nobody to agree with, and nothing that others send
 		return nil
 	}
-	step, err := d.groups.Renew(c.ID, d.credentials(d.cfg.Replica.Size()))
+	step, err := d.groups.Renew(c.ID, d.credentials(d.cfg.Replica.Size(), d.cfg.Now().UnixMilli()))
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 package client
 
 import (
+	"slices"
+
 	"chancery/codec"
 	"chancery/envelope"
 )
@@ -25,7 +27,8 @@ func (d *Device) Timeline(conversation codec.ID) ([]*Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		if m.Report || m.Action == envelope.ActionProfile {
+		restart := m.Text == "" && slices.Contains(m.Flags, FlagRestart)
+		if m.Report || restart || m.Action == envelope.ActionProfile {
 			continue
 		}
 		target := byID[m.Target]

@@ -14,20 +14,22 @@ const MaxDirect = 64
 
 const directVersion = 1
 
-// Direct says whose a direct conversation is: its two members for good. Every
-// commit statement of the conversation names it where a group's names an MLS
-// commit (spec/manifest.md#direct-conversations).
+// Direct says whose a direct conversation is, its two members for good, and which
+// devices an epoch brings. Every commit statement of the conversation names its
+// own where a group's names an MLS commit (spec/manifest.md#direct-conversations).
 type Direct struct {
 	_       struct{} `cbor:",toarray"`
 	Version uint8
 	Members []codec.ID // two, ascending
+	Added   Roster     // devices that the epoch before hadn't: at epoch 0 all
 }
 
-// NewDirect returns the Direct of two members, in either order.
-func NewDirect(a, b codec.ID) *Direct {
-	members := []codec.ID{a, b}
-	slices.SortFunc(members, compareIDs)
-	return &Direct{Version: directVersion, Members: members}
+// NewDirect returns the Direct of an epoch, from both members in either order,
+// its roster and that of the epoch before, which is empty at epoch 0.
+func NewDirect(members []codec.ID, roster, before Roster) *Direct {
+	members = slices.SortedFunc(slices.Values(members), compareIDs)
+	added := slices.DeleteFunc(slices.Clone(roster), before.Contains)
+	return &Direct{Version: directVersion, Members: members, Added: added}
 }
 
 // ParseDirect reads what Encode writes. It returns ErrMalformed or codec's
@@ -39,6 +41,14 @@ func ParseDirect(raw []byte) (*Direct, error) {
 	}
 	if d.Version != directVersion || len(d.Members) != 2 || d.Members[0].IsZero() || compareIDs(d.Members[0], d.Members[1]) >= 0 {
 		return nil, fmt.Errorf("members of a direct conversation: %w", ErrMalformed)
+	}
+	if len(d.Added) > MaxDirect {
+		return nil, fmt.Errorf("%d devices added to a direct conversation: %w", len(d.Added), ErrMalformed)
+	}
+	if len(d.Added) > 0 {
+		if err := d.Added.Validate(); err != nil {
+			return nil, err
+		}
 	}
 	return &d, nil
 }

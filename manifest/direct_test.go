@@ -2,17 +2,25 @@ package manifest
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"slices"
 	"testing"
 
 	"chancery/codec"
+	"chancery/internal/published"
 )
 
 func TestDirect(t *testing.T) {
 	a, b := id("a"), id("b")
-	d := NewDirect(a, b)
-	if !bytes.Equal(d.Encode(), NewDirect(b, a).Encode()) || d.Hash() == NewDirect(a, id("c")).Hash() {
+	before := NewRoster([]codec.Hash{hash("a"), hash("gone")})
+	roster := NewRoster([]codec.Hash{hash("a"), hash("new")})
+	d := NewDirect([]codec.ID{a, b}, roster, before)
+	if !bytes.Equal(d.Encode(), NewDirect([]codec.ID{b, a}, roster, before).Encode()) || d.Hash() == NewDirect([]codec.ID{a, id("c")}, roster, before).Hash() {
 		t.Error("the encoding is not that of the pair")
+	}
+	if len(d.Added) != 1 || d.Added[0] != hash("new") || len(NewDirect([]codec.ID{a, b}, roster, nil).Added) != 2 {
+		t.Errorf("added %v", d.Added)
 	}
 	if got, err := ParseDirect(d.Encode()); err != nil || got.Hash() != d.Hash() {
 		t.Error(got, err)
@@ -25,6 +33,8 @@ func TestDirect(t *testing.T) {
 		"twice the same":  {Version: 1, Members: []codec.ID{a, a}},
 		"nobody":          {Version: 1, Members: []codec.ID{{}, a}},
 		"not in order":    swapped,
+		"added twice":     {Version: 1, Members: d.Members, Added: Roster{hash("a"), hash("a")}},
+		"too many added":  {Version: 1, Members: d.Members, Added: make(Roster, MaxDirect+1)},
 	} {
 		if _, err := ParseDirect(bad.Encode()); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v", what, err)
@@ -71,7 +81,7 @@ func TestCopies(t *testing.T) {
 }
 
 func FuzzDirect(f *testing.F) {
-	f.Add(NewDirect(id("a"), id("b")).Encode())
+	f.Add(NewDirect([]codec.ID{id("a"), id("b")}, Roster{hash("a")}, nil).Encode())
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if d, err := ParseDirect(raw); err == nil && !bytes.Equal(d.Encode(), raw) {
 			t.Fatal("a second encoding was accepted")
@@ -87,4 +97,72 @@ func FuzzCopies(f *testing.F) {
 			t.Fatal("a second encoding was accepted")
 		}
 	})
+}
+
+// directVectors are statements of a direct conversation and a message's copies.
+type directVectors struct {
+	Description string          `json:"description"`
+	Device      codec.PublicKey `json:"device"`
+	Epochs      []directEpoch   `json:"epochs"`
+	Copies      []published.Hex `json:"copies"`
+	Encoded     published.Hex   `json:"copies_encoded"`
+	Hashes      []codec.Hash    `json:"copies_hashes"`
+}
+
+type directEpoch struct {
+	Roster    []codec.Hash  `json:"roster"`
+	Direct    published.Hex `json:"direct"`
+	Message   codec.Hash    `json:"message"` // H("direct", direct)
+	Statement published.Hex `json:"statement"`
+	Hash      codec.Hash    `json:"hash"`
+}
+
+func makeDirectVectors(t testing.TB) *directVectors {
+	s := newSample(t)
+	v := &directVectors{
+		Description: "A direct conversation (spec/manifest.md#direct-conversations): its first epoch, one that adds a device and one that removes one, by the device of manifest.json; then a message's ciphertexts for three devices, the second without a session.",
+		Device:      s.device.PublicKey(),
+	}
+	members := []codec.ID{id("alice"), id("bob")}
+	var before Roster
+	c := Commit{Organisation: hash("organisation"), Conversation: id("conversation"), Device: hash("device")}
+	for _, devices := range [][]string{{"device", "bob"}, {"device", "bob", "phone"}, {"device", "phone"}} {
+		var roster Roster
+		for _, d := range devices {
+			roster = append(roster, hash(d))
+		}
+		roster = NewRoster(roster)
+		direct := NewDirect(members, roster, before)
+		c.Roster, c.Message = roster.Root(), direct.Hash()
+		raw, err := SignCommit(s.device, &c)
+		must(t, err)
+		v.Epochs = append(v.Epochs, directEpoch{roster, direct.Encode(), direct.Hash(), raw, CommitHash(raw)})
+		before, c.Epoch, c.Previous = roster, c.Epoch+1, CommitHash(raw)
+	}
+	copies := [][]byte{[]byte("for the first"), {}, []byte("for the third")}
+	for _, b := range copies {
+		v.Copies = append(v.Copies, b)
+	}
+	v.Encoded, v.Hashes = EncodeCopies(copies), CopyHashes(copies)
+	return v
+}
+
+func TestDirectVectors(t *testing.T) {
+	var v directVectors
+	must(t, json.Unmarshal(published.Same(t, "direct.json", makeDirectVectors(t), "  "), &v))
+	for _, e := range v.Epochs {
+		must(t, VerifyCommit(v.Device, e.Statement))
+		c, err := ParseCommit(e.Statement)
+		must(t, err)
+		d, err := ParseDirect(e.Direct)
+		must(t, err)
+		if !c.Direct() || d.Hash() != c.Message || Roster(e.Roster).Root() != c.Roster || CommitHash(e.Statement) != e.Hash {
+			t.Errorf("epoch %d: another comes back", c.Epoch)
+		}
+	}
+	copies, err := ParseCopies(v.Encoded)
+	must(t, err)
+	if !slices.Equal(CopyHashes(copies), v.Hashes) {
+		t.Error("other copies come back")
+	}
 }

@@ -361,3 +361,23 @@ func TestPairWork(t *testing.T) {
 		t.Error("sessions are left")
 	}
 }
+
+// TestUnanswered: a session that this device began waits for the first message
+// that comes back on it.
+func TestUnanswered(t *testing.T) {
+	a, b := newEnds(t, 1)
+	waits := func(e *end, want bool) {
+		t.Helper()
+		if began, ok := e.pair.Unanswered(); ok != want || ok && !began.Equal(e.clock) {
+			t.Errorf("got %v, %v", began, ok)
+		}
+	}
+	waits(a, false)
+	a.begin(t)
+	waits(a, true)
+	b.mustReceive(t, a.send(t, "hello"), "hello")
+	waits(a, true)
+	waits(b, false)
+	a.mustReceive(t, b.send(t, "hello"), "hello")
+	waits(a, false)
+}

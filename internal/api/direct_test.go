@@ -14,20 +14,21 @@ import (
 )
 
 // directStep signs the next statement of a direct conversation.
-func (s *stage) directStep(t *talk, roster manifest.Roster, members *manifest.Direct) *wire.CommitSubmission {
+func (s *stage) directStep(t *talk, roster manifest.Roster, members []codec.ID) *wire.CommitSubmission {
 	s.t.Helper()
+	direct := manifest.NewDirect(members, roster, t.roster)
 	c := &manifest.Commit{
-		Organisation: s.ID, Conversation: t.conversation, Device: t.device.Hash, Roster: roster.Root(), Message: members.Hash(),
+		Organisation: s.ID, Conversation: t.conversation, Device: t.device.Hash, Roster: roster.Root(), Message: direct.Hash(),
 	}
 	if !t.statement.IsZero() {
 		c.Epoch, c.Previous = t.epoch+1, t.statement
 	}
-	in := &wire.CommitSubmission{Roster: roster, Commit: members.Encode()}
+	in := &wire.CommitSubmission{Roster: roster, Commit: direct.Encode()}
 	s.sign(t.device, c, in)
 	return in
 }
 
-func (t *talk) state(roster manifest.Roster, members *manifest.Direct) {
+func (t *talk) state(roster manifest.Roster, members []codec.ID) {
 	t.s.t.Helper()
 	in := t.s.directStep(t, roster, members)
 	if _, err := t.s.as(t.device).Commit(t.s.t.Context(), in); err != nil {
@@ -58,7 +59,7 @@ func TestDirectRefusals(t *testing.T) {
 	s := newStage(t)
 	alice, bob, carol := s.NewMember(), s.NewMember(), s.NewMember()
 	phone := s.Device(alice.Member)
-	members := manifest.NewDirect(alice.Member, bob.Member)
+	members := []codec.ID{alice.Member, bob.Member}
 	all := manifest.NewRoster([]codec.Hash{alice.Hash, phone.Hash, bob.Hash})
 	side := &talk{s: s, device: alice, conversation: codec.NewID()}
 
@@ -87,7 +88,11 @@ func TestDirectRefusals(t *testing.T) {
 			{"a device left out", "roster", roster(alice.Hash, bob.Hash)},
 			{"a device of another member", "roster", roster(append(slices.Clone(all), carol.Hash)...)},
 			{"other members than stated", "commit", func(_ *manifest.Commit, in *wire.CommitSubmission) {
-				in.Commit = manifest.NewDirect(alice.Member, carol.Member).Encode()
+				in.Commit = manifest.NewDirect([]codec.ID{alice.Member, carol.Member}, all, side.roster).Encode()
+			}},
+			{"other devices new", "commit", func(c *manifest.Commit, in *wire.CommitSubmission) {
+				direct := manifest.NewDirect(members, all[:1], nil)
+				in.Commit, c.Message = direct.Encode(), direct.Hash()
 			}},
 			{"no members", "commit", func(_ *manifest.Commit, in *wire.CommitSubmission) { in.Commit = nil }},
 			{"a Welcome", "commit", func(_ *manifest.Commit, in *wire.CommitSubmission) { in.Welcome = []byte("welcome") }},
@@ -102,7 +107,7 @@ func TestDirectRefusals(t *testing.T) {
 	side.state(all, members)
 	statements(" later")
 
-	others := manifest.NewDirect(alice.Member, carol.Member)
+	others := []codec.ID{alice.Member, carol.Member}
 	in := s.directStep(side, manifest.NewRoster([]codec.Hash{alice.Hash, phone.Hash, carol.Hash}), others)
 	_, err := s.as(alice).Commit(t.Context(), in)
 	s.refused("other members", err, "commit", manifest.CommitHash(in.Statement))
@@ -143,7 +148,7 @@ func TestDirectRefusals(t *testing.T) {
 		{"none", "kind", func(d *draft) { d.ciphertext, d.transport.Ciphertexts = nil, nil }},
 		{"no list", "transport", func(d *draft) { d.ciphertext = []byte("one") }},
 		{"an MLS message", "transport", func(d *draft) { d.encrypt(side.conversation[:], 0, manifest.AuthenticatedData(d.Core)) }},
-		{"nothing for a device that has prekeys", "transport", func(d *draft) {
+		{"nothing for a device that has prekeys", "prekeys", func(d *draft) {
 			bodies := [][]byte{[]byte("x"), []byte("y")}
 			bodies[slices.Index(to, bob.Hash)] = nil
 			d.encode(bodies)

@@ -188,7 +188,7 @@ keyholders take part, and every opening is on a log that anyone can check.
 		}
 	}
 	group("start", a.demoCommand(), a.initCommand(), a.joinCommand(), a.statusCommand())
-	group("members", a.memberCommand(), a.deviceCommand(), a.conversationCommand(), a.sendCommand(), a.readCommand())
+	group("members", a.memberCommand(), a.deviceCommand(), a.conversationCommand(), a.sendCommand(), a.readCommand(), a.safetyNumberCommand())
 	group("matters", a.matterCommand(), a.holdCommand(), a.searchCommand(), a.requestCommand(), a.approveCommand(), a.refuseCommand(),
 		a.withdrawCommand(), a.openCommand(), a.exportCommand())
 	group("keys", a.keyCommand(), a.caCommand(), a.peopleCommand(), a.policyCommand())

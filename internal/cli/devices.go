@@ -83,7 +83,15 @@ func (a *app) synced(cmd *cobra.Command, f *deviceFlags) (*client.Device, *remot
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, d.Close())
 	}
+	a.warn(sum)
 	return d, server, sum, nil
+}
+
+// warn says on standard error what the member should look at.
+func (a *app) warn(sum *client.Summary) {
+	for _, w := range sum.Warnings {
+		fmt.Fprintf(a.err, "warning: %s\n", plain(w))
+	}
 }
 
 // device opens a device under the newest control log. The caller closes it.
@@ -144,9 +152,11 @@ func (a *app) sender(cmd *cobra.Command, f *deviceFlags) (*client.Device, error)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := d.Sync(cmd.Context()); err != nil && !errors.Is(err, remote.ErrUnavailable) {
+	sum, err := d.Sync(cmd.Context())
+	if err != nil && !errors.Is(err, remote.ErrUnavailable) {
 		return nil, errors.Join(err, d.Close())
 	}
+	a.warn(sum)
 	return d, nil
 }
 
@@ -249,7 +259,8 @@ func (a *app) deviceCommand() *cobra.Command {
 	}
 	keyFlag(revoke, &key)
 	revoke.Flags().StringVar(&reason, "reason", "lost", "`TEXT`, on the log for everybody")
-	c.AddCommand(enrol, a.furtherCommand(), a.admitCommand(), a.deviceListCommand(), revoke, a.deviceRequestCommand(), a.deviceCertifyCommand(), a.problemsCommand())
+	c.AddCommand(a.linkCommands()...)
+	c.AddCommand(enrol, a.furtherCommand(), a.admitCommand(), a.deviceListCommand(), a.deviceAuditCommand(), revoke, a.deviceRequestCommand(), a.deviceCertifyCommand(), a.problemsCommand())
 	return c
 }
 
@@ -584,6 +595,9 @@ func (a *app) readCommand() *cobra.Command {
 				if !a.json {
 					fmt.Fprintf(a.out, "%s %q\n", x.ID, x.Name)
 				}
+				if err := a.printPast(enc, d, x.ID); err != nil {
+					return err
+				}
 				timeline, err := d.Timeline(x.ID)
 				if err != nil {
 					return err
@@ -597,6 +611,11 @@ func (a *app) readCommand() *cobra.Command {
 					if err := d.MarkRead(x.ID, x.Next-1); err != nil {
 						return err
 					}
+				}
+			}
+			if conversation == "" {
+				if err := a.printPasts(enc, d, all); err != nil {
+					return err
 				}
 			}
 			if len(all) == 0 && !a.json {

@@ -48,7 +48,7 @@ func checkDirect(c *commit, in *wire.CommitSubmission) error {
 	case len(in.Roster) > manifest.MaxDirect:
 		return refuse(c.hash, ReasonRoster, "%d devices, at most %d", len(in.Roster), manifest.MaxDirect)
 	}
-	c.members = d.Members
+	c.members, c.added = d.Members, d.Added
 	return nil
 }
 
@@ -64,6 +64,8 @@ func (b *batch) judgeDirect(in *commit, c *conversation) error {
 		return refuse(in.hash, ReasonCommit, "a conversation keeps its kind, and a direct one its members")
 	case c.direct() && !slices.Equal(in.roster, b.due(c)):
 		return refuse(in.hash, ReasonRoster, "not all live devices of the two members and no others")
+	case c.direct() && !slices.Equal(manifest.Roster(in.added), difference(in.roster, c.roster)):
+		return refuse(in.hash, ReasonCommit, "other devices are new than stated")
 	}
 	return nil
 }
@@ -128,7 +130,7 @@ func (b *batch) copies(it *item, c *conversation, bodies [][]byte) ([]store.Copy
 			if reached, err := b.reached(device); err != nil {
 				return nil, err
 			} else if reached {
-				return nil, refuse(it.core, ReasonTransport, "nothing for device %s, which has prekeys", device.Short())
+				return nil, refuse(it.core, ReasonPreKeys, "nothing for device %s, which has published some", device.Short())
 			}
 		}
 		out[i] = store.Copy{Device: device, Body: bodies[i]}

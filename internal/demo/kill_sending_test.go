@@ -195,7 +195,7 @@ func (j *journal) checkOnce(t *testing.T, conversation codec.ID, heard []spoken)
 }
 
 // TestKillWhileSending kills server and witnesses under the load of devices that
-// send, and change groups, without a pause.
+// send, in a group and one-to-one, and change groups, without a pause.
 func TestKillWhileSending(t *testing.T) {
 	ctx, s, k := underFire(t, "keys")
 	names := []string{"Ada", "Ben", "Cleo", "Dora"}
@@ -294,7 +294,7 @@ func changeGroups(ctx context.Context, t *testing.T, h *host, rng *rand.Rand, j 
 		var id codec.ID
 		for _, step := range []func() error{
 			func() (err error) {
-				id, err = h.create(ctx, who(0), fmt.Sprint("group ", n), []string{who(1)})
+				id, err = h.create(ctx, who(0), fmt.Sprint("group ", n), []string{who(1), who(3)})
 				return err
 			},
 			func() error { return j.say(ctx, h, who(0), fmt.Sprintf("group-%d-first", n), id) },

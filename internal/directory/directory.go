@@ -1,7 +1,7 @@
 // Package directory is the control log's writer: it collects a statement's
 // signatures, applies the organisation's rules and logs what they allow. It
-// also keeps members' names, the only place that does, and devices'
-// KeyPackages.
+// also keeps members' names, the only place that does, and devices' KeyPackages
+// and prekeys.
 //
 // Nobody has to trust it: every reader of the log applies the same rules, so
 // that a leaf which should not be there convicts the server. It can refuse or

@@ -14,6 +14,9 @@ type Log struct {
 	Read func(f func(s *control.State))
 	// Size is that of the log by which it is judged; 0 for all of it.
 	Size int64
+	// Time is when, in milliseconds since 1970 UTC, for certificates: 0 where
+	// whoever asks has checked those.
+	Time int64
 }
 
 var _ Credentials = Log{}
@@ -31,6 +34,10 @@ func (l Log) Leaf(device codec.Hash, key codec.PublicKey, fresh bool) error {
 	l.Read(func(s *control.State) {
 		if d, ok := s.Device(device); ok && d.Since < l.at(s) && d.Key == key {
 			known, valid = true, d.ValidAt(l.at(s))
+			if valid && l.Time != 0 {
+				_, err := s.CheckDevice(device, l.at(s), l.Time)
+				valid = err == nil
+			}
 		}
 	})
 	if !known || fresh && !valid {

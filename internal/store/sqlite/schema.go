@@ -180,6 +180,16 @@ CREATE TABLE onetime (                 -- one-time prekeys
 	prekey  BLOB NOT NULL
 );
 CREATE INDEX onetime_device ON onetime (device, kind, id);
+`, `
+CREATE TABLE letters (                 -- from one device of a member to another
+	cursor   INTEGER PRIMARY KEY AUTOINCREMENT, -- never given twice
+	receiver BLOB NOT NULL,
+	sender   BLOB NOT NULL,
+	since    INTEGER NOT NULL,         -- seconds since 1970
+	body     BLOB NOT NULL
+);
+CREATE INDEX letters_receiver ON letters (receiver, cursor);
+CREATE INDEX letters_left ON letters (since);
 `}
 }
 
