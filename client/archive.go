@@ -266,11 +266,12 @@ type Message struct {
 	Target       string
 	Mentions     []string
 	Flags        []string
-	Own          bool   // sent by this device
-	Archived     bool   // a witnessed checkpoint covers it
-	Indexed      bool   // its tags were verified: a search finds it
-	Report       bool   // a report of a mismatch; Target is the H(core) of the message it accuses
-	Evidence     []byte // of a report, for report.Verify
+	From         codec.Hash `json:",omitzero"` // of History: the device on whose word it is shown; zero for what this device checked itself
+	Own          bool       // sent by this device
+	Archived     bool       // a witnessed checkpoint covers it
+	Indexed      bool       // its tags were verified: a search finds it
+	Report       bool       // a report of a mismatch; Target is the H(core) of the message it accuses
+	Evidence     []byte     // of a report, for report.Verify
 }
 
 // Messages returns the messages of a conversation from a position on, in order.

@@ -31,8 +31,10 @@ const (
 	// overdue is when a receipted leaf that no witnessed checkpoint covers
 	// convicts the server.
 	overdue = 24 * time.Hour
-	// enrolPoll is how often a device looks whether its leaf is witnessed.
+	// enrolPoll is how soon a device looks whether its leaf is witnessed, less and
+	// less often.
 	enrolPoll = 100 * time.Millisecond
+	maxPoll   = 2 * time.Second
 )
 
 var (
@@ -109,6 +111,12 @@ type Server interface {
 	Group(ctx context.Context, conversation codec.ID) (*wire.Group, error)
 	// Acknowledge sends a signed acknowledgement.
 	Acknowledge(ctx context.Context, ack []byte) error
+	// PutLetter leaves a letter for another device of the member. It returns a
+	// *wire.Problem of status 403 or 429 where that isn't one, or has too many.
+	PutLetter(ctx context.Context, l *wire.Letter) error
+	// Letters returns the device's letters after a cursor, and lets go of those up
+	// to it.
+	Letters(ctx context.Context, after uint64) ([]wire.Letter, error)
 }
 
 // Config is what a device needs of the world around it.
@@ -245,7 +253,7 @@ type Enrolment struct {
 	Key        *[state.KeySize]byte // seals the device's state
 	Member     codec.ID
 	Name       string       // the member's, as records carry it; at most 256 bytes
-	Invitation codec.Signer // the invitation's secret; for a further device, another device's Signer
+	Invitation codec.Signer // the invitation's secret, or another device's Signer; nil where another device signs by itself: see Link
 }
 
 // Enrol makes a device, has it logged under the invitation, waits until a
@@ -285,7 +293,11 @@ func create(cfg Config, e Enrolment) (*Device, error) {
 		return nil, err
 	}
 	submit := wire.Submit{Statement: codec.Encode(s)}
-	for _, k := range []codec.Signer{key, e.Invitation} {
+	signers := []codec.Signer{key}
+	if e.Invitation != nil {
+		signers = append(signers, e.Invitation)
+	}
+	for _, k := range signers {
 		sig, err := control.Sign(k, s)
 		if err != nil {
 			return nil, fmt.Errorf("couldn't sign the device's leaf: %w", err)
@@ -535,7 +547,7 @@ func (d *Device) enrol(ctx context.Context) error {
 
 // await waits until a leaf of the device's own is under a witnessed checkpoint.
 func (d *Device) await(ctx context.Context, there func(s *control.State) bool) error {
-	for {
+	for poll := enrolPoll; ; poll = min(2*poll, maxPoll) {
 		// Another device of the process may have read the log that far.
 		known := false
 		d.cfg.Replica.Read(func(s *control.State) { known = there(s) })
@@ -552,7 +564,7 @@ func (d *Device) await(ctx context.Context, there func(s *control.State) bool) e
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("the device's leaf is not witnessed yet: %w", ctx.Err())
-		case <-time.After(enrolPoll):
+		case <-time.After(poll):
 		}
 	}
 }

@@ -77,8 +77,8 @@ func (c conn) Elsewhere(context.Context) ([]codec.ID, error) {
 	own, _ := c.org.State.Device(c.device(c.key))
 	var out []codec.ID
 	for id, conv := range c.conversations {
-		if conv.roster.Contains(own.Hash) {
-			continue
+		if conv.group == nil || conv.roster.Contains(own.Hash) {
+			continue // without a group, it is a direct one
 		}
 		if slices.ContainsFunc(c.org.State.Devices(own.Member), conv.roster.Contains) {
 			out = append(out, id)

@@ -91,9 +91,14 @@ type Summary struct {
 	Waiting       int        // messages left in the outbox, since the server can't be reached
 	Joined        []codec.ID // conversations
 	Refused       []*Refusal
-	Notices       []*Notice
-	Warnings      []string // in words, of what the member should look at
-	Problems      []string // in words, for whoever looks into faults
+	// Of the history of this member's devices: messages that came from another
+	// one, messages that this one gave, and whether more is to be given once the
+	// other one has fetched it.
+	HistoryReceived, HistorySent int
+	HistoryWaiting               bool
+	Notices                      []*Notice
+	Warnings                     []string // in words, of what the member should look at
+	Problems                     []string // in words, for whoever looks into faults
 }
 
 func (d *Device) fault(sum *Summary, problem string) {
@@ -179,6 +184,9 @@ func (d *Device) sync(ctx context.Context, sum *Summary) error {
 		return err
 	}
 	if err := d.upkeep(ctx, func() error { return d.renew(ctx, sum) }); err != nil {
+		return err
+	}
+	if err := d.exchangeHistory(ctx, sum); err != nil {
 		return err
 	}
 	if err := d.include(ctx, sum); err != nil {

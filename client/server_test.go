@@ -45,6 +45,8 @@ type fakeServer struct {
 	resorts       map[codec.Hash]fakeResort
 	receipts      map[codec.Hash][]byte // by core, statement or void
 	acks          map[codec.Hash][]*manifest.Ack
+	letters       map[codec.Hash][]wire.Letter
+	cursor        uint64 // of letters
 	sends         int
 	hidden        int64 // control leaves that checkpoints leave out
 	authority     *orgtest.Authority
@@ -54,6 +56,9 @@ type fakeServer struct {
 	silent        bool                                     // its witnesses say nothing new of the control log
 	word          []byte                                   // what they said last
 	careless      bool                                     // it takes what a header may not say
+
+	full          int                               // letters that wait for one device
+	deliverLetter func(l *wire.Letter) *wire.Letter // what becomes of one
 
 	lax     bool                                         // takes messages for revoked devices, and past others
 	down    bool                                         // nobody can reach it
@@ -113,6 +118,7 @@ func newServerOf(t testing.TB, o *orgtest.Org) *fakeServer {
 	return &fakeServer{
 		t: t, org: o, conversations: map[codec.ID]*fakeConversation{}, packages: map[codec.Hash][][]byte{},
 		prekeys:  map[codec.Hash]*fakePreKeys{},
+		letters:  map[codec.Hash][]wire.Letter{},
 		resorts:  map[codec.Hash]fakeResort{},
 		receipts: map[codec.Hash][]byte{}, acks: map[codec.Hash][]*manifest.Ack{},
 	}
@@ -303,6 +309,37 @@ func (s *fakeServer) ClaimKeyPackages(_ context.Context, devices []codec.Hash) (
 		}
 	}
 	return out, nil
+}
+
+func (c conn) PutLetter(_ context.Context, l *wire.Letter) error {
+	end, err := c.begin("letter")
+	if err != nil {
+		return err
+	}
+	defer end()
+	if c.full > 0 && len(c.letters[l.Device]) >= c.full {
+		return &wire.Problem{Title: "full", Status: http.StatusTooManyRequests}
+	}
+	if c.deliverLetter != nil {
+		if l = c.deliverLetter(l); l == nil {
+			return nil
+		}
+	}
+	c.cursor++
+	c.letters[l.Device] = append(c.letters[l.Device], wire.Letter{Cursor: c.cursor, Device: c.device(c.key), Body: l.Body})
+	_, err = c.answered("letter")
+	return err
+}
+
+func (c conn) Letters(_ context.Context, after uint64) ([]wire.Letter, error) {
+	end, err := c.begin("letters")
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	d := c.device(c.key)
+	c.letters[d] = slices.DeleteFunc(c.letters[d], func(l wire.Letter) bool { return l.Cursor <= after })
+	return slices.Clone(c.letters[d][:min(len(c.letters[d]), 3)]), nil
 }
 
 func (s *fakeServer) no(core codec.Hash, reason string) error {

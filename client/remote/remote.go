@@ -233,6 +233,17 @@ func (c *Client) Group(ctx context.Context, conversation codec.ID) (*wire.Group,
 	return get[wire.Group](ctx, c, wire.PathGroups+"/"+conversation.String(), nil)
 }
 
+// Letters returns the device's letters after a cursor, and has the server forget
+// those up to it.
+func (c *Client) Letters(ctx context.Context, after uint64) ([]wire.Letter, error) {
+	return list[wire.Letter](ctx, c, wire.PathHistory, url.Values{"after": {strconv.FormatUint(after, 10)}})
+}
+
+// PutLetter leaves a letter for another device of the same member.
+func (c *Client) PutLetter(ctx context.Context, l *wire.Letter) error {
+	return c.send(ctx, wire.PathHistory, codec.Encode(l))
+}
+
 // Archive returns a page of what a request's scope may touch, to its opener.
 func (c *Client) Archive(ctx context.Context, request codec.Hash, after uint64) (*wire.ArchivePage, error) {
 	return get[wire.ArchivePage](ctx, c, wire.PathArchive, url.Values{

@@ -88,6 +88,8 @@ func endpoints(request codec.Hash) []endpoint {
 		{"GET", wire.PathConversations, "device"},
 		{"GET", wire.PathGroups, "device"},
 		{"GET", wire.PathGroups + "/" + codec.NewID().String(), "device"},
+		{"GET", wire.PathHistory, "device"},
+		{"POST", wire.PathHistory, "device"},
 		{"GET", wire.PathArchive + "?request=" + request.String(), "opener"},
 		{"POST", wire.PathHeads, "opener " + people},
 		{"PUT", wire.PathProductions + request.String(), "opener"},

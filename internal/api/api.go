@@ -188,13 +188,17 @@ func (s *server) run(ctx context.Context) error {
 	return nil
 }
 
-// daily logs the heads of all conversations once a day.
+// daily logs the heads of all conversations once a day, and forgets letters that
+// are too old.
 func (s *server) daily(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
 		if err := s.delivery.DailyHeads(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, delivery.ErrStopped) {
 			s.Log.Error("couldn't log the heads of the conversations", "error", err)
+		}
+		if err := s.delivery.DropOldLetters(ctx); err != nil && ctx.Err() == nil {
+			s.Log.Error("couldn't forget old letters", "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -182,6 +182,22 @@ func (s *server) group(c *call) (any, error) {
 	return s.delivery.Group(c.Context(), c.who.device, id)
 }
 
+func (s *server) letters(c *call) (any, error) {
+	after, err := c.number("after")
+	if err != nil {
+		return nil, err
+	}
+	return s.delivery.Letters(c.Context(), c.who.device, after)
+}
+
+func (s *server) putLetter(c *call) (any, error) {
+	l, err := decode[wire.Letter](c)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.delivery.PutLetter(c.Context(), c.who.device, l)
+}
+
 func (s *server) archive(c *call) (any, error) {
 	request, err := codec.ParseHash(c.URL.Query().Get("request"))
 	if err != nil {

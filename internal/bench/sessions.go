@@ -24,9 +24,10 @@ const (
 
 var sessionSteps = []string{stepCreate, stepJoin, stepCommit, stepProcess, stepEncrypt, stepDecrypt}
 
-// Messages are so short a work that a run has several rounds of them. A round is
-// over before others get the processor.
+// A run has several commits, and several rounds of messages, which are so short a
+// work that a round is over before others get the processor.
 const (
+	commitRounds     = 3
 	messageRounds    = 10
 	messagesPerRound = 20
 )
@@ -154,11 +155,11 @@ func (r *Sessions) measure(ctx context.Context, n int, parties []party, progress
 
 // runSteps returns the steps of a run, in order.
 func runSteps() []string {
-	steps := slices.Clone(sessionSteps)
-	for range messageRounds - 1 {
-		steps = append(steps, stepEncrypt, stepDecrypt)
-	}
-	return steps
+	return slices.Concat(
+		[]string{stepCreate, stepJoin},
+		slices.Repeat([]string{stepCommit, stepProcess}, commitRounds),
+		slices.Repeat([]string{stepEncrypt, stepDecrypt}, messageRounds),
+	)
 }
 
 func best(a, b sample) sample {

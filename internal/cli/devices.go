@@ -259,6 +259,7 @@ func (a *app) deviceCommand() *cobra.Command {
 	}
 	keyFlag(revoke, &key)
 	revoke.Flags().StringVar(&reason, "reason", "lost", "`TEXT`, on the log for everybody")
+	c.AddCommand(a.linkCommands()...)
 	c.AddCommand(enrol, a.furtherCommand(), a.admitCommand(), a.deviceListCommand(), a.deviceAuditCommand(), revoke, a.deviceRequestCommand(), a.deviceCertifyCommand(), a.problemsCommand())
 	return c
 }
@@ -501,6 +502,9 @@ func (a *app) readCommand() *cobra.Command {
 				if !a.json {
 					fmt.Fprintf(a.out, "%s %q\n", x.ID, x.Name)
 				}
+				if err := a.printPast(enc, d, x.ID); err != nil {
+					return err
+				}
 				timeline, err := d.Timeline(x.ID)
 				if err != nil {
 					return err
@@ -514,6 +518,11 @@ func (a *app) readCommand() *cobra.Command {
 					if err := d.MarkRead(x.ID, x.Next-1); err != nil {
 						return err
 					}
+				}
+			}
+			if conversation == "" {
+				if err := a.printPasts(enc, d, all); err != nil {
+					return err
 				}
 			}
 			if len(all) == 0 && !a.json {

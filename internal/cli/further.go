@@ -15,14 +15,19 @@ import (
 // devices lets in.
 func (a *app) furtherCommand() *cobra.Command {
 	var f, from deviceFlags
+	var much string
 	c := &cobra.Command{
 		Use:   "further",
 		Short: "Enrol a further device of a member, let in by one that the member has",
 		Long: `Enrol a further device of a member, let in by one that the member has, whose folder
---from names. It joins the member's groups by itself. What was said there before,
-it can't read.`,
+--from names. It joins the member's groups by itself. What was said there before
+it shows on the other device's word, as far as --history gives it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			history, err := parseHistory(much)
+			if err != nil {
+				return err
+			}
 			h, sponsorKey, err := a.unlock(cmd, &from)
 			if err != nil {
 				return err
@@ -63,6 +68,9 @@ it can't read.`,
 			if err != nil {
 				return hint(err, "the device is enrolled, and joins with its next command")
 			}
+			if err := handOver(ctx, sponsor, d, history); err != nil {
+				return hint(err, "the device is enrolled: `chancery device history` on the other one gives it history")
+			}
 			return a.print(map[string]any{"device": d.Hash(), "member": d.Member(), "joined": sum.Joined},
 				"device %s of %s is enrolled, and has joined %d groups", d.Hash().Short(), plain(d.Name()), len(sum.Joined))
 		},
@@ -70,6 +78,7 @@ it can't read.`,
 	f.add(c)
 	c.Flags().StringVar(&from.dir, "from", "", "`FOLDER` of a device that the member has (required)")
 	c.Flags().StringVar(&from.keyFile, "from-key-file", "", "`FILE` with the key that seals that device's state (default: a passphrase from CHANCERY_PASSPHRASE or the terminal)")
+	c.Flags().StringVar(&much, "history", defaultHistory, "`HOW-MUCH` of what was said the new device may have: all, none, or a number of days")
 	must(c.MarkFlagRequired("from"))
 	return c
 }

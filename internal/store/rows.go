@@ -134,6 +134,13 @@ type Queued struct {
 	Welcome []byte
 }
 
+// Letter is what one device left for another.
+type Letter struct {
+	Cursor   uint64 // set by the store
+	From, To codec.Hash
+	Body     []byte
+}
+
 // Notice is a queued notice.
 type Notice struct {
 	Cursor uint64

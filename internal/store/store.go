@@ -55,6 +55,7 @@ type Store interface {
 	Messages
 	Groups
 	Queues
+	Letters
 	Productions
 
 	// Update runs f in the one writing transaction, and returns when the disk
@@ -76,6 +77,7 @@ type Tx interface {
 	MessagesTx
 	GroupsTx
 	QueuesTx
+	LettersTx
 	ProductionsTx
 }
 
@@ -260,6 +262,26 @@ type QueuesTx interface {
 	// PutAck keeps a device's newest acknowledgement of a conversation: one that
 	// says less than the one that is there changes nothing.
 	PutAck(conversation codec.ID, device codec.Hash, position, read uint64, ack []byte) error
+}
+
+// Letters are what a member's devices leave for one another.
+type Letters interface {
+	// Letters returns a device's letters after a cursor, oldest first: up to
+	// limit, and about size bytes, but one at least where there is one.
+	Letters(ctx context.Context, device codec.Hash, after uint64, limit, size int) ([]Letter, error)
+	// LettersHeld returns how many letters wait for a device, and their bytes.
+	LettersHeld(ctx context.Context, device codec.Hash) (n, size int, err error)
+}
+
+// LettersTx writes Letters.
+type LettersTx interface {
+	// PutLetter leaves a letter for a device, behind all that were ever left for
+	// it.
+	PutLetter(l *Letter, now time.Time) error
+	// DropLetters forgets a device's letters up to a cursor.
+	DropLetters(device codec.Hash, upTo uint64) error
+	// DropOldLetters forgets all letters that were left before a time.
+	DropOldLetters(before time.Time) error
 }
 
 // Productions are the openers' sealed answers to requests.

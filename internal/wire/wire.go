@@ -34,6 +34,7 @@ const (
 	PathAcks          = "/v1/acknowledgements"  // POST bytes of an acknowledgement
 	PathConversations = "/v1/conversations"     // GET: []Conversation of the asking device
 	PathGroups        = "/v1/groups"            // GET: []codec.ID that others of the device's member are in and it isn't; GET + /conversation: Group
+	PathHistory       = "/v1/history"           // GET ?after=cursor: []Letter; POST Letter
 	PathArchive       = "/v1/archive"           // GET ?request=hash&after=cursor: ArchivePage
 	PathHeads         = "/v1/heads"             // POST: Heads; a leaf of the heads of all conversations
 	PathProductions   = "/v1/productions/"      // PUT and GET + request hash: sealed production
@@ -278,6 +279,19 @@ type Group struct {
 	GroupInfo []byte // MLSMessage
 	Tree      []byte // ratchet tree
 }
+
+// Letter is what one device of a member leaves for another at the server, which
+// can't read it: a request for history, or a chunk of it (package
+// client/history).
+type Letter struct {
+	_      struct{}   `cbor:",toarray"`
+	Cursor uint64     // of the receiving device's letters; zero on the way to the server
+	Device codec.Hash // on the way to the server whom it is for, from there whom it is from
+	Body   []byte     // at most MaxLetter
+}
+
+// MaxLetter is the greatest length in bytes of a letter's body.
+const MaxLetter = 1 << 20
 
 // ArchivePage is a part of what a request's scope may touch: to the opener that
 // the request's log leaf names, everything of the conversations and days.

@@ -36,6 +36,7 @@ func Run(t *testing.T, open Open) {
 	t.Run("all or nothing", func(t *testing.T) { testAllOrNothing(t, open) })
 	t.Run("one leaf for a place and a core", func(t *testing.T) { testUnique(t, open) })
 	t.Run("notices come after leaves", func(t *testing.T) { testNotices(t, open) })
+	t.Run("letters come once, in order", func(t *testing.T) { testLetters(t, open) })
 	t.Run("key packages are single-use", func(t *testing.T) { testKeyPackages(t, open) })
 	t.Run("prekeys", func(t *testing.T) { testPreKeys(t, open) })
 	t.Run("copies", func(t *testing.T) { testCopies(t, open) })
@@ -224,6 +225,7 @@ func testAllOrNothing(t *testing.T, open Open) {
 			tx.PutPreKeys(device, preKeys(1, 10, 1)),
 			tx.PutCopy(1, &store.Copy{Device: device, Body: []byte("copy")}),
 			tx.AddNotice(device, []byte("notice")),
+			tx.PutLetter(&store.Letter{From: device, To: device, Body: []byte("letter")}, now),
 			tx.PutCursor(device, 1),
 			tx.PutAck(conversation, device, 1, 1, []byte("ack")),
 			tx.PutProduction(codec.Sum("request"), []byte("sealed")),
@@ -262,11 +264,12 @@ func testAllOrNothing(t *testing.T, open Open) {
 	packages, err2 := s.KeyPackages(t.Context(), device, now)
 	prekeys, err5 := s.PreKeys(t.Context(), device, 0)
 	notices, err3 := s.Notices(t.Context(), device, 0)
+	letters, _, err6 := s.LettersHeld(t.Context(), device)
 	acks, err4 := s.Acks(t.Context(), conversation)
-	if err := errors.Join(err, err2, err3, err4, err5); err != nil {
+	if err := errors.Join(err, err2, err3, err4, err5, err6); err != nil {
 		t.Fatal(err)
 	}
-	if rows += packages.Left + packages.Keys + prekeys.OneTime + int(prekeys.Number) + len(notices) + len(acks); rows != 0 {
+	if rows += packages.Left + packages.Keys + prekeys.OneTime + int(prekeys.Number) + letters + len(notices) + len(acks); rows != 0 {
 		t.Errorf("%d rows stayed", rows)
 	}
 	if _, err := s.Production(t.Context(), codec.Sum("request")); !errors.Is(err, store.ErrNotFound) {
