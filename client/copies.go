@@ -23,18 +23,17 @@ const countInterval = time.Minute
 
 // prepare makes a direct conversation ready for a message: its statement says
 // who is in it now, and there is a session with each device that has prekeys. It
-// reports whether it began one, and returns ErrNoSession where the other member
-// can't be written to.
-func (d *Device) prepare(ctx context.Context, id codec.ID) (began bool, err error) {
+// returns ErrNoSession where the other member can't be written to.
+func (d *Device) prepare(ctx context.Context, id codec.ID) error {
 	if d.pairs == nil {
-		return false, ErrNoSession
+		return ErrNoSession
 	}
 	if err := d.restate(ctx, id); err != nil {
-		return false, err
+		return err
 	}
 	c, err := d.conversation(id)
 	if err != nil {
-		return false, err
+		return err
 	}
 	last, _ := c.current()
 	return d.sessions(ctx, c.direct.roster(last.Epoch))
@@ -47,37 +46,39 @@ func hopeless(err error) bool {
 }
 
 // sessions begins the sessions that are missing with the devices of a roster. A
-// device that has published no prekeys gets nothing until it does; it returns
-// ErrNoSession where that is all that the other member has.
-func (d *Device) sessions(ctx context.Context, roster manifest.Roster) (began bool, err error) {
+// device that has published no prekeys, or none that are good, gets nothing until
+// it does; it returns ErrNoSession where that is all that the other member has.
+func (d *Device) sessions(ctx context.Context, roster manifest.Roster) error {
 	var wanted []Peer
 	reached := map[codec.Hash]bool{}
 	for _, p := range d.peers(roster) {
 		ready, renew, err := d.pairs.Ready(p)
 		if err != nil {
-			return false, err
+			return err
 		}
 		reached[p.Device] = ready
 		if renew {
 			wanted = append(wanted, p)
 		}
 	}
-	if began, err = d.beginSessions(ctx, wanted, reached); err != nil {
-		return false, err
+	if err := d.beginSessions(ctx, wanted, reached); err != nil {
+		return err
 	}
 	for device, ok := range reached {
 		if ok && d.memberOf(device) != d.self.Member {
-			return began, nil
+			return nil
 		}
 	}
-	return began, fmt.Errorf("%w: no device of the other member has prekeys at the server, until one next connects", ErrNoSession)
+	return fmt.Errorf("%w: no device of the other member has good prekeys at the server, until one next connects", ErrNoSession)
 }
 
 // beginSessions begins a session with each of the peers whose prekeys the server
-// has.
-func (d *Device) beginSessions(ctx context.Context, peers []Peer, reached map[codec.Hash]bool) (began bool, err error) {
+// has. What isn't that device's in every part, or no good, begins none: it may be
+// the server's making or the device's own, and must not hold up what goes to
+// others.
+func (d *Device) beginSessions(ctx context.Context, peers []Peer, reached map[codec.Hash]bool) error {
 	if len(peers) == 0 {
-		return false, nil
+		return nil
 	}
 	devices := make([]codec.Hash, len(peers))
 	for i := range peers {
@@ -85,25 +86,17 @@ func (d *Device) beginSessions(ctx context.Context, peers []Peer, reached map[co
 	}
 	bundles, err := d.server.ClaimBundles(ctx, devices)
 	if err != nil {
-		return false, fmt.Errorf("couldn't claim prekeys: %w", err)
+		return fmt.Errorf("couldn't claim prekeys: %w", err)
 	}
 	if len(bundles) != len(peers) {
-		return false, fmt.Errorf("%d bundles for %d devices: %w", len(bundles), len(peers), ErrServer)
+		return fmt.Errorf("%d bundles for %d devices: %w", len(bundles), len(peers), ErrServer)
 	}
 	for i, p := range peers {
-		if len(bundles[i]) == 0 {
-			continue
-		}
-		switch err := d.pairs.Begin(p, bundles[i]); {
-		case errors.Is(err, ErrExpired):
-		case err != nil:
-			// What is there the device has signed for, or the server made it up.
-			return false, fmt.Errorf("%w: %w", ErrServer, err)
-		default:
-			reached[p.Device], began = true, true
+		if len(bundles[i]) > 0 && d.pairs.Begin(p, bundles[i]) == nil {
+			reached[p.Device] = true
 		}
 	}
-	return began, nil
+	return nil
 }
 
 // peers returns the devices of a roster but for this one, in its order.

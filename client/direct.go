@@ -102,7 +102,7 @@ func (d *Device) createDirect(ctx context.Context, name string, other codec.ID) 
 		direct:            &directState{Members: manifest.NewDirect([]codec.ID{d.self.Member, other}, nil, nil).Members},
 	}
 	// Who can't be written to is noticed before there is a conversation.
-	if _, err := d.sessions(ctx, d.dueNow(c)); err != nil {
+	if err := d.sessions(ctx, d.dueNow(c)); err != nil {
 		return codec.ID{}, err
 	}
 	d.add(c)
@@ -238,21 +238,20 @@ func (d *Device) newer(ctx context.Context, size int64) error {
 	return errPending
 }
 
-// restated brings a conversation out of an epoch that the server refuses, or
-// begins the session that it misses. Where the other member can't be written to
-// any more, a message that is sealed goes out all the same: it has a number.
+// restated brings a conversation out of an epoch that the server refuses. Where
+// the other member can't be written to any more, a message that is sealed goes
+// out all the same: it has a number.
 func (d *Device) restated(ctx context.Context, id codec.ID, epoch uint64) error {
 	for range attempts {
 		size := d.cfg.Replica.Size()
-		began, err := d.prepare(ctx, id)
-		if err != nil && !errors.Is(err, ErrNoSession) {
+		if err := d.prepare(ctx, id); err != nil && !errors.Is(err, ErrNoSession) {
 			return err
 		}
 		c, err := d.conversation(id)
 		if err != nil {
 			return err
 		}
-		if last, ok := c.current(); !ok || last.Epoch != epoch || began {
+		if last, ok := c.current(); !ok || last.Epoch != epoch {
 			return nil
 		}
 		if err := d.newer(ctx, size); err != nil {

@@ -15,8 +15,6 @@ var (
 	// that a new session is due: the device lost its side, or its state. What is
 	// said next begins it.
 	ErrLost = errors.New("the session with this device is lost")
-	// ErrExpired means that a device's prekeys are out of date.
-	ErrExpired = errors.New("the device's prekeys have expired")
 )
 
 // Peer is another device, as the control log knows it.
@@ -50,8 +48,8 @@ type Pairs interface {
 	// is to begin before that.
 	Ready(peer Peer) (ready, renew bool, err error)
 	// Begin begins a session by a device's bundle (spec/ratchet.md#bundle), to
-	// send on from now on. It returns ErrExpired among others: a bundle that isn't
-	// the peer's in every part is refused.
+	// send on from now on. A bundle that isn't the peer's in every part, or that is
+	// out of date, is refused.
 	Begin(peer Peer, bundle []byte) error
 	// Encrypt returns a message for the peer, bound to pin and ad. The key is
 	// spent even if it is never sent. It returns ErrNoSession.

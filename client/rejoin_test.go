@@ -100,9 +100,9 @@ func TestInvitedDevice(t *testing.T) {
 	}
 }
 
-// shutOut has the server hand a device another commit, signed and receipted,
-// that it can't follow.
-func (p *party) shutOut(by, victim *person, id codec.ID) {
+// shutOut has the server hand a device another commit in the place of the next by
+// one of these, signed and receipted, that it can't follow.
+func (p *party) shutOut(victim *person, id codec.ID, by ...*person) {
 	p.tamper = func(to codec.Hash, d *wire.Delivery) {
 		if d.Kind != wire.DeliveryCommit || to != victim.Hash() || len(d.Body) == 0 {
 			return
@@ -112,10 +112,14 @@ func (p *party) shutOut(by, victim *person, id codec.ID) {
 			p.Error(err)
 			return
 		}
+		author := slices.IndexFunc(by, func(x *person) bool { return x.Hash() == body.Device })
+		if author < 0 {
+			return
+		}
 		d.Body = slices.Clone(d.Body)
 		d.Body[len(d.Body)-1] ^= 1 // in the membership tag, which no server can check
 		body.Message = manifest.CiphertextHash(d.Body)
-		if d.Manifest, err = manifest.SignCommit(by.Signer(), body); err != nil {
+		if d.Manifest, err = manifest.SignCommit(by[author].Signer(), body); err != nil {
 			p.Error(err)
 		}
 		d.Receipt = p.receive(manifest.LeafCommit, id, manifest.CommitHash(d.Manifest))
@@ -129,7 +133,7 @@ func TestShutOut(t *testing.T) {
 	p := newParty(t)
 	a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
 	id := a.create("", b, c)
-	p.shutOut(a, b, id)
+	p.shutOut(b, id, a)
 	if err := a.Remove(t.Context(), id, []codec.ID{c.member}); err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +164,7 @@ func TestComingBackCrashes(t *testing.T) {
 		p := newParty(t)
 		a, b, c := p.person("Alice"), p.person("Bob"), p.person("Carol")
 		id := a.create("", b, c)
-		p.shutOut(a, b, id)
+		p.shutOut(b, id, a)
 		if err := a.Remove(t.Context(), id, []codec.ID{c.member}); err != nil {
 			t.Fatal(err)
 		}
@@ -269,7 +273,7 @@ func TestFalseGroup(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.shutOut(a, b, id)
+		p.shutOut(b, id, a)
 		if err := a.Remove(t.Context(), id, []codec.ID{c.member}); err != nil {
 			t.Fatal(err)
 		}

@@ -227,7 +227,7 @@ func (d *Device) dispatch(ctx context.Context, n uint64, e *entry, receive bool)
 	}
 	if e.Message == nil && len(e.Void) == 0 {
 		if c.direct != nil {
-			if _, err := d.prepare(ctx, c.ID); hopeless(err) {
+			if err := d.prepare(ctx, c.ID); hopeless(err) {
 				return nil, d.drop(n, e, err.Error())
 			} else if err != nil {
 				return nil, err
@@ -301,7 +301,7 @@ func (d *Device) catchUp(ctx context.Context, n uint64, e *entry, receive bool) 
 	if err != nil {
 		return false, err
 	}
-	if epoch.Number == e.Epoch && c.direct == nil && receive {
+	if epoch.Number == e.Epoch && receive {
 		if c, err = d.awaitRevocation(ctx, c); err != nil {
 			return false, err
 		}
@@ -309,7 +309,7 @@ func (d *Device) catchUp(ctx context.Context, n uint64, e *entry, receive bool) 
 			return false, err
 		}
 	}
-	if epoch.Number == e.Epoch && c.direct == nil {
+	if epoch.Number == e.Epoch {
 		return false, fmt.Errorf("message %s: %w: %w", e.ID, ErrConflict, errStale)
 	}
 	if err := d.encrypt(c, e, epoch); err != nil {
@@ -599,7 +599,7 @@ func (d *Device) refuse(n uint64, e *entry, refused *remote.Refused) error {
 func (d *Device) refused(n uint64, e *entry, part *sealed, core *envelope.Core, r *manifest.Refusal, raw []byte) error {
 	word, _, _ := strings.Cut(r.Reason, ":")
 	switch {
-	case (word == "epoch" || word == "roster" || word == "prekeys") && !e.Clear:
+	case (word == "epoch" || word == "roster") && !e.Clear:
 		return fmt.Errorf("message %s: %w", e.ID, errStale)
 	case word == "sequence" || word == "chain":
 		// The server has more of this device's chain than the device knows of.

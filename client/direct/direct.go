@@ -150,10 +150,7 @@ func (s *Pairs) Begin(peer client.Peer, bundle []byte) error {
 	}
 	now := s.now()
 	due := p.due(now)
-	switch err := p.Begin(keys, b, now, rand.Reader); {
-	case errors.Is(err, ratchet.ErrExpired):
-		return fmt.Errorf("%w (%w)", client.ErrExpired, err)
-	case err != nil:
+	if err := p.Begin(keys, b, now, rand.Reader); err != nil {
 		return fmt.Errorf("couldn't begin a session with device %s: %w", peer.Device.Short(), err)
 	}
 	if due {

@@ -205,7 +205,7 @@ func TestBundles(t *testing.T) {
 		t.Error("a session by what was refused")
 	}
 	*now = now.Add(ratchet.PreKeyLife)
-	if err := a.Begin(b.Peer, b.bundle()); !errors.Is(err, client.ErrExpired) {
+	if err := a.Begin(b.Peer, b.bundle()); !errors.Is(err, ratchet.ErrExpired) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -79,6 +79,7 @@ func endpoints(request codec.Hash) []endpoint {
 		{"GET", wire.PathPreKeys, "device"},
 		{"POST", wire.PathPreKeys, "device"},
 		{"POST", wire.PathBundles, "device"},
+		{"POST", wire.PathCertificate, "device"},
 		{"POST", wire.PathMessages, "device"},
 		{"POST", wire.PathCommits, "device"},
 		{"POST", wire.PathVoids, "device"},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -103,8 +104,9 @@ func (s *stage) start(address string) {
 	s.stop = s.background(func(ctx context.Context) error {
 		return api.Run(ctx, api.Config{
 			Dir: s.dir, Listener: l, Witnesses: s.urls, Now: time.Now, Log: slog.New(slog.DiscardHandler),
-			Keyholders:    []wire.Endpoint{{Name: "keyholder-1", URL: "http://127.0.0.1:1"}},
-			TestOnlyStore: sqlite.Options{TestOnlyFault: s.inject},
+			AuthorityKeyFile: filepath.Join(s.dir, "ca.key"),
+			Keyholders:       []wire.Endpoint{{Name: "keyholder-1", URL: "http://127.0.0.1:1"}},
+			TestOnlyStore:    sqlite.Options{TestOnlyFault: s.inject},
 		})
 	})
 }

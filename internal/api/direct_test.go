@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"time"
 
 	"chancery/codec"
 	"chancery/control"
@@ -131,11 +130,6 @@ func TestDirectRefusals(t *testing.T) {
 		d.copies(to)
 		return d
 	}
-	if err := s.as(bob).UploadPreKeys(t.Context(), &wire.PreKeys{
-		Number: 1, Expires: time.Now().Add(time.Hour).UnixMilli(), Identity: []byte("i"), Signed: []byte("s"), Last: []byte("l"),
-	}); err != nil {
-		t.Fatal(err)
-	}
 	before := s.size()
 	for _, test := range []struct {
 		name, reason string
@@ -148,11 +142,6 @@ func TestDirectRefusals(t *testing.T) {
 		{"none", "kind", func(d *draft) { d.ciphertext, d.transport.Ciphertexts = nil, nil }},
 		{"no list", "transport", func(d *draft) { d.ciphertext = []byte("one") }},
 		{"an MLS message", "transport", func(d *draft) { d.encrypt(side.conversation[:], 0, manifest.AuthenticatedData(d.Core)) }},
-		{"nothing for a device that has prekeys", "prekeys", func(d *draft) {
-			bodies := [][]byte{[]byte("x"), []byte("y")}
-			bodies[slices.Index(to, bob.Hash)] = nil
-			d.encode(bodies)
-		}},
 		{"ciphertexts too long", "size", func(d *draft) { d.encode([][]byte{make([]byte, 3<<20), make([]byte, 3<<20)}) }},
 	} {
 		d := compose()
@@ -164,7 +153,7 @@ func TestDirectRefusals(t *testing.T) {
 		t.Error("something of what was refused is stored")
 	}
 
-	// Nothing for a device that has published no prekeys: nobody could begin.
+	// Nothing for a device that nobody could begin a session with.
 	d := compose()
 	bodies := [][]byte{[]byte("for Bob"), []byte("for Bob")}
 	bodies[slices.Index(to, phone.Hash)] = nil

@@ -270,8 +270,7 @@ func (s *Server) checkCommit(device codec.Hash, in *wire.CommitSubmission) (*com
 		return nil, refuse(hash, ReasonRoster, "the roster is another than stated")
 	}
 	if c.Direct() {
-		out := &commit{Commit: c, hash: hash, raw: in.Statement, roster: in.Roster, message: in.Commit}
-		return out, checkDirect(out, in)
+		return checkDirect(&commit{Commit: c, hash: hash, raw: in.Statement, roster: in.Roster, message: in.Commit}, in)
 	}
 	first := c.Epoch == 0
 	if first != (len(in.Commit) == 0) || first != (len(c.Transcript) == 0) || first != c.Message.IsZero() || first != c.Previous.IsZero() {

@@ -36,20 +36,20 @@ func (b *batch) due(c *conversation) manifest.Roster {
 
 // checkDirect checks a statement of a direct conversation as far as that needs
 // no place in it.
-func checkDirect(c *commit, in *wire.CommitSubmission) error {
+func checkDirect(c *commit, in *wire.CommitSubmission) (*commit, error) {
 	d, err := manifest.ParseDirect(in.Commit)
 	switch {
 	case err != nil:
-		return refuse(c.hash, ReasonCommit, "%v", err)
+		return nil, refuse(c.hash, ReasonCommit, "%v", err)
 	case d.Hash() != c.Message:
-		return refuse(c.hash, ReasonCommit, "the members are others than stated")
+		return nil, refuse(c.hash, ReasonCommit, "the members are others than stated")
 	case len(in.Welcome) > 0 || len(in.Added) > 0 || len(in.GroupInfo) > 0:
-		return refuse(c.hash, ReasonCommit, "a direct conversation has no group to be welcomed to")
+		return nil, refuse(c.hash, ReasonCommit, "a direct conversation has no group to be welcomed to")
 	case len(in.Roster) > manifest.MaxDirect:
-		return refuse(c.hash, ReasonRoster, "%d devices, at most %d", len(in.Roster), manifest.MaxDirect)
+		return nil, refuse(c.hash, ReasonRoster, "%d devices, at most %d", len(in.Roster), manifest.MaxDirect)
 	}
 	c.members, c.added = d.Members, d.Added
-	return nil
+	return c, nil
 }
 
 // judgeDirect checks that a conversation keeps its kind, and of a direct one the
@@ -114,9 +114,9 @@ func (it *item) checkCopies(encoded []byte) ([][]byte, error) {
 }
 
 // copies gives each ciphertext to the device that it is for: one for each other
-// device of the roster, in its order. An empty one is for a device that nobody
-// can begin a session with, since it has published no prekeys that live.
-func (b *batch) copies(it *item, c *conversation, bodies [][]byte) ([]store.Copy, error) {
+// device of the roster, in its order. Which device can read its own, the server
+// can't tell: an empty one is as good as any.
+func (c *conversation) copies(it *item, bodies [][]byte) ([]store.Copy, error) {
 	if bodies == nil {
 		return nil, nil
 	}
@@ -126,23 +126,7 @@ func (b *batch) copies(it *item, c *conversation, bodies [][]byte) ([]store.Copy
 	}
 	out := make([]store.Copy, len(to))
 	for i, device := range to {
-		if len(bodies[i]) == 0 {
-			if reached, err := b.reached(device); err != nil {
-				return nil, err
-			} else if reached {
-				return nil, refuse(it.core, ReasonPreKeys, "nothing for device %s, which has published some", device.Short())
-			}
-		}
 		out[i] = store.Copy{Device: device, Body: bodies[i]}
 	}
 	return out, nil
-}
-
-// reached reports whether a session can begin with a device.
-func (b *batch) reached(device codec.Hash) (bool, error) {
-	stock, err := b.s.Store.PreKeys(b.ctx, device, b.now)
-	if err != nil {
-		return false, err
-	}
-	return stock.Number > 0 && stock.Expires > b.now, nil
 }

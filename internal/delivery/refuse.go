@@ -30,7 +30,6 @@ const (
 	ReasonBinding    Reason = "binding"      // ciphertext is not bound to the core, group or epoch
 	ReasonIndex      Reason = "index"        // no such index envelope, or none for this conversation, day and epoch
 	ReasonTags       Reason = "tags"         // form, number or hash
-	ReasonPreKeys    Reason = "prekeys"      // a device gets nothing, though a session with it can begin
 	ReasonAttachment Reason = "attachment"   // not stored
 	ReasonCommit     Reason = "commit"       // an MLS step that contradicts its statement
 	ReasonGroup      Reason = "group"        // an MLS step that the group doesn't take, or that leads elsewhere than stated

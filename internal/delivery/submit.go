@@ -53,7 +53,7 @@ func (b *batch) message(j *job, m *message) error {
 			}
 			if it == m.item {
 				r.body = m.ciphertext
-				if r.copies, err = b.copies(it, conversation, m.copies); err != nil {
+				if r.copies, err = conversation.copies(it, m.copies); err != nil {
 					return err
 				}
 			}

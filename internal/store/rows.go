@@ -104,7 +104,6 @@ type PreKeys struct {
 // PreKeyStock is what there is of a device's prekeys: one-time ones by number.
 type PreKeyStock struct {
 	Number       uint64 // of the newest upload, 0 for none
-	Expires      int64  // of Signed and Last
 	OneTime, KEM int
 }
 

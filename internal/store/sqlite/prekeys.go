@@ -19,7 +19,7 @@ const (
 func (s *Store) PreKeys(ctx context.Context, device codec.Hash, at int64) (*store.PreKeyStock, error) {
 	p := &store.PreKeyStock{}
 	var number int64
-	err := s.one(ctx, []any{&number, &p.Expires}, `SELECT number, expires FROM prekeys WHERE device = ?`, device[:])
+	err := s.one(ctx, []any{&number}, `SELECT number FROM prekeys WHERE device = ?`, device[:])
 	if errors.Is(err, store.ErrNotFound) {
 		return p, nil
 	}

@@ -142,7 +142,8 @@ CREATE TABLE keypackage_keys (         -- of all KeyPackages that haven't expire
 `, `
 DELETE FROM keypackages; -- no new group can be entered with them: devices stock others
 ALTER TABLE conversations ADD COLUMN followed INTEGER NOT NULL DEFAULT 0;           -- 1 where groups has its group
-ALTER TABLE conversations ADD COLUMN policy BLOB NOT NULL DEFAULT (zeroblob(32));   -- that the group pins
+ALTER TABLE conversations ADD COLUMN policy BLOB NOT NULL
+	DEFAULT x'0000000000000000000000000000000000000000000000000000000000000000'; -- that the group pins
 ALTER TABLE conversations ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;             -- since this epoch
 CREATE TABLE groups (                  -- public states of MLS groups, in their newest epoch
 	conversation BLOB PRIMARY KEY,
