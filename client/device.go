@@ -1,14 +1,11 @@
 package client
 
 import (
-	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -16,7 +13,6 @@ import (
 
 	"chancery/client/state"
 	"chancery/codec"
-	"chancery/control"
 	"chancery/envelope"
 	"chancery/internal/replica"
 	"chancery/internal/wire"
@@ -247,75 +243,6 @@ type Device struct {
 	testOnlyUncertified bool // it speaks without a certificate
 }
 
-// Enrolment is what a new device is made of.
-type Enrolment struct {
-	Dir        string               // exists; becomes the device's
-	Key        *[state.KeySize]byte // seals the device's state
-	Member     codec.ID
-	Name       string       // the member's, as records carry it; at most 256 bytes
-	Invitation codec.Signer // the invitation's secret, or another device's Signer; nil where another device signs by itself: see Link
-}
-
-// Enrol makes a device, has it logged under the invitation, waits until a
-// witnessed checkpoint of the control log covers its leaf, and stocks KeyPackages
-// at the server. After a failure it may be called again with the same arguments
-// and goes on where it stopped. It returns ErrEnrolled.
-func Enrol(ctx context.Context, cfg Config, e Enrolment) (*Device, error) {
-	cfg = cfg.withDefaults()
-	d, err := create(cfg, e)
-	if errors.Is(err, state.ErrExist) {
-		if d, err = load(cfg, e.Dir, e.Key); err == nil && d.self.Enrolled {
-			err = fmt.Errorf("%s: %w", e.Dir, ErrEnrolled)
-		}
-	}
-	if err == nil {
-		err = d.enrol(ctx)
-	}
-	if err != nil {
-		if d != nil {
-			d.store.Close()
-		}
-		return nil, err
-	}
-	return d, nil
-}
-
-func create(cfg Config, e Enrolment) (*Device, error) {
-	if len(e.Name) > 256 {
-		return nil, fmt.Errorf("member's name of %d bytes: %w", len(e.Name), codec.ErrSize)
-	}
-	key := codec.NewPrivateKey()
-	organisation := cfg.Replica.Organisation()
-	s, _, err := control.NewStatement(rand.Reader, organisation, &control.Device{
-		Member: e.Member, Key: key.PublicKey(), Evidence: control.EvidenceNone, Nonce: codec.NewID(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	submit := wire.Submit{Statement: codec.Encode(s)}
-	signers := []codec.Signer{key}
-	if e.Invitation != nil {
-		signers = append(signers, e.Invitation)
-	}
-	for _, k := range signers {
-		sig, err := control.Sign(k, s)
-		if err != nil {
-			return nil, fmt.Errorf("couldn't sign the device's leaf: %w", err)
-		}
-		submit.Signatures = append(submit.Signatures, sig)
-	}
-	d := &Device{cfg: cfg, dir: e.Dir, self: self{
-		Organisation: organisation, Member: e.Member, Name: e.Name,
-		Seed: key.Seed(), Device: s.Hash(), Submit: codec.Encode(&submit),
-	}}
-	// The file is there with the key or not at all: nobody has heard of it yet.
-	d.store, err = state.Create(filepath.Join(e.Dir, fileName), e.Key, state.Value{Bucket: bucketSelf, Data: codec.Encode(&d.self)})
-	if err != nil {
-		return nil, err
-	}
-	return d, d.start()
-}
-
 // Open opens the device in a directory. It returns ErrNotEnrolled, or
 // state.Open's errors.
 func Open(cfg Config, dir string, key *[state.KeySize]byte) (*Device, error) {
@@ -369,135 +296,6 @@ func (d *Device) start() (err error) {
 	return d.reload()
 }
 
-// storedIn is what Groups and Pairs read, each in a bucket of its own.
-type storedIn struct {
-	store  *state.Store
-	bucket string
-}
-
-func (s storedIn) Value(name string) ([]byte, error) {
-	b, _, err := s.store.Get(s.bucket, name)
-	return b, err
-}
-
-func (s storedIn) Group(conversation codec.ID) (map[string][]byte, error) {
-	return s.store.Group(s.bucket, string(conversation[:]))
-}
-
-// place is where a value lies in the device's state.
-type place struct{ bucket, group, key string }
-
-// reload forgets what was not written.
-func (d *Device) reload() error {
-	d.conversations, d.changed, d.staged = map[codec.ID]*conversation{}, map[string]bool{}, map[place][]byte{}
-	d.progress, d.list, d.waiting = progress{}, nil, nil
-	d.groups.Revert()
-	if d.pairs != nil {
-		d.pairs.Revert()
-	}
-	return errors.Join(d.read(bucketDevice, &d.progress), d.read(bucketList, &d.list), d.read(bucketWaiting, &d.waiting))
-}
-
-func (d *Device) get(bucket, key string) ([]byte, bool, error) {
-	if v, ok := d.staged[place{bucket: bucket, key: key}]; ok {
-		return v, v != nil, nil
-	}
-	return d.store.Get(bucket, key)
-}
-
-// read reads a bucket's one value, if there is one.
-func (d *Device) read(bucket string, v any) error { return d.readOf(bucket, "", v) }
-
-func (d *Device) readOf(bucket, key string, v any) error {
-	b, ok, err := d.get(bucket, key)
-	if err != nil || !ok {
-		return err
-	}
-	if err := codec.Decode(b, v); err != nil {
-		return fmt.Errorf("couldn't read the device's %s: %w", bucket, err)
-	}
-	return nil
-}
-
-func (d *Device) put(bucket, key string, data []byte) {
-	d.staged[place{bucket: bucket, key: key}] = data
-}
-
-// save writes all that has changed, in one durable step, or nothing: then the
-// device is where it was before.
-func (d *Device) save() error {
-	err := d.write()
-	if err != nil {
-		return errors.Join(err, d.reload())
-	}
-	return nil
-}
-
-func (d *Device) write() error {
-	if err := d.step("save"); err != nil {
-		return err
-	}
-	if err := d.stage(bucketMLS, d.groups.Changes); err != nil {
-		return err
-	}
-	if d.pairs != nil {
-		if err := d.stage(bucketRatchet, d.pairs.Changes); err != nil {
-			return err
-		}
-	}
-	for id, c := range d.conversations {
-		if c.changed {
-			d.put(bucketConversation, string(id[:]), codec.Encode(c.conversationState))
-			if c.direct != nil {
-				d.put(bucketDirect, string(id[:]), codec.Encode(c.direct))
-			}
-			c.changed = false
-		}
-	}
-	for bucket, v := range map[string]any{bucketSelf: &d.self, bucketDevice: &d.progress, bucketList: d.list, bucketWaiting: d.waiting} {
-		if d.changed[bucket] {
-			d.put(bucket, "", codec.Encode(v))
-		}
-	}
-	if len(d.staged) == 0 {
-		return nil
-	}
-	values := make([]state.Value, 0, len(d.staged))
-	for at, data := range d.staged {
-		values = append(values, state.Value{Bucket: at.bucket, Group: at.group, Key: at.key, Data: data})
-	}
-	slices.SortFunc(values, func(a, b state.Value) int {
-		return cmp.Or(cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(a.Group, b.Group), cmp.Compare(a.Key, b.Key))
-	})
-	if err := d.store.Write(values); err != nil {
-		return err
-	}
-	for i := range values {
-		if b := values[i].Bucket; b == bucketMLS || b == bucketRatchet || b == bucketHistory {
-			clear(values[i].Data) // nobody else has it
-		}
-	}
-	clear(d.staged)
-	clear(d.changed)
-	return d.step("saved")
-}
-
-// stage takes what groups or sessions have to write.
-func (d *Device) stage(bucket string, from func() ([]Change, error)) error {
-	changes, err := from()
-	if err != nil {
-		return err
-	}
-	for _, c := range changes {
-		at := place{bucket: bucket, key: c.Name}
-		if !c.Conversation.IsZero() {
-			at.group = string(c.Conversation[:])
-		}
-		d.staged[at] = c.Value
-	}
-	return nil
-}
-
 func (d *Device) step(name string) error {
 	if d.testOnlyStep == nil {
 		return nil
@@ -505,68 +303,9 @@ func (d *Device) step(name string) error {
 	return d.testOnlyStep(name)
 }
 
-func (d *Device) touch(bucket string) { d.changed[bucket] = true }
-
 func (d *Device) counters() *Counters {
 	d.touch(bucketDevice)
 	return &d.progress.Counters
-}
-
-// enrol takes an enrolment to its end.
-func (d *Device) enrol(ctx context.Context) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var submit wire.Submit
-	if err := codec.Decode(d.self.Submit, &submit); err != nil {
-		return fmt.Errorf("couldn't read the enrolment: %w", err)
-	}
-	if _, err := d.server.Submit(ctx, &submit); err != nil {
-		return fmt.Errorf("couldn't enrol the device: %w", err)
-	}
-	if err := d.await(ctx, func(s *control.State) bool { _, known := s.Device(d.self.Device); return known }); err != nil {
-		return err
-	}
-	if err := d.recertify(ctx, &Summary{}); err != nil {
-		return err
-	}
-	if !d.certified.IsZero() {
-		if err := d.await(ctx, d.hasCertificate); err != nil {
-			return err
-		}
-	}
-	if err := d.restock(ctx); err != nil {
-		return err
-	}
-	if err := d.restockPreKeys(ctx); err != nil {
-		return err
-	}
-	d.self.Enrolled, d.self.Submit = true, nil
-	d.touch(bucketSelf)
-	return d.save()
-}
-
-// await waits until a leaf of the device's own is under a witnessed checkpoint.
-func (d *Device) await(ctx context.Context, there func(s *control.State) bool) error {
-	for poll := enrolPoll; ; poll = min(2*poll, maxPoll) {
-		// Another device of the process may have read the log that far.
-		known := false
-		d.cfg.Replica.Read(func(s *control.State) { known = there(s) })
-		if known {
-			return nil
-		}
-		if err := d.readLog(ctx); err != nil && ctx.Err() == nil {
-			return err
-		}
-		d.cfg.Replica.Read(func(s *control.State) { known = there(s) })
-		if known {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the device's leaf is not witnessed yet: %w", ctx.Err())
-		case <-time.After(poll):
-		}
-	}
 }
 
 // Close writes what is left to write and closes the device. Its key is erased.

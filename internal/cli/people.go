@@ -1,24 +1,20 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/term"
 
 	"chancery/client/remote"
 	"chancery/codec"
@@ -27,97 +23,10 @@ import (
 	"chancery/internal/ceremony"
 	"chancery/internal/home"
 	"chancery/internal/httpsig"
-	"chancery/internal/matters"
 	"chancery/internal/wire"
 	"chancery/ledger"
 	"chancery/sshsig"
 )
-
-// terminal returns the terminal that questions are asked on, or nil.
-func (a *app) terminal() *os.File {
-	if f, ok := a.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return f
-	}
-	return nil
-}
-
-// ask waits for what a person types, and no longer than ctx: the terminal is
-// then put back as it was.
-func ask(ctx context.Context, f *os.File, read func() ([]byte, error)) ([]byte, error) {
-	type answer struct {
-		text []byte
-		err  error
-	}
-	before, err := term.GetState(int(f.Fd()))
-	if err != nil {
-		return nil, fmt.Errorf("couldn't read from the terminal: %w", err)
-	}
-	done := make(chan answer, 1)
-	go func() {
-		text, err := read()
-		done <- answer{text, err}
-	}()
-	select {
-	case x := <-done:
-		return x.text, x.err
-	case <-ctx.Done():
-		return nil, errors.Join(ctx.Err(), term.Restore(int(f.Fd()), before))
-	}
-}
-
-// passphrase reads a secret from the environment or the terminal; one that is
-// new is asked for twice.
-func (a *app) passphrase(ctx context.Context, prompt string, create bool) ([]byte, error) {
-	if p := os.Getenv("CHANCERY_PASSPHRASE"); p != "" {
-		return []byte(p), nil
-	}
-	f := a.terminal()
-	if f == nil {
-		return nil, hint(errors.New("a passphrase is needed and there is no terminal to ask on"),
-			"set CHANCERY_PASSPHRASE, or use a key file")
-	}
-	read := func(prompt string) ([]byte, error) {
-		fmt.Fprint(a.err, prompt)
-		defer fmt.Fprintln(a.err)
-		p, err := ask(ctx, f, func() ([]byte, error) { return term.ReadPassword(int(f.Fd())) })
-		if err != nil {
-			return nil, fmt.Errorf("couldn't read the passphrase: %w", err)
-		}
-		return p, nil
-	}
-	p, err := read(prompt)
-	if err != nil || !create {
-		return p, err
-	}
-	again, err := read("once more: ")
-	defer clear(again)
-	switch {
-	case err != nil:
-	case len(p) == 0:
-		err = errors.New("an empty passphrase protects nothing")
-	case !bytes.Equal(p, again):
-		err = errors.New("the two passphrases differ")
-	default:
-		return p, nil
-	}
-	clear(p)
-	return nil, err
-}
-
-// confirm asks a yes-or-no question on the terminal.
-func (a *app) confirm(ctx context.Context, question string) (bool, error) {
-	f := a.terminal()
-	if f == nil {
-		return false, hint(errors.New("this needs a yes and there is no terminal to ask on"), "add --yes once you have read it")
-	}
-	fmt.Fprintf(a.err, "%s [y/N] ", plain(question))
-	answer, err := ask(ctx, f, func() ([]byte, error) {
-		var text string
-		fmt.Fscanln(f, &text) // an empty line is an error, and a no
-		return []byte(text), nil
-	})
-	return strings.EqualFold(string(answer), "y") || strings.EqualFold(string(answer), "yes"), err
-}
 
 // signer reads a person's SSH private key.
 func (a *app) signer(ctx context.Context, path string) (ssh.Signer, error) {
@@ -400,122 +309,6 @@ func (a *app) statusCommand() *cobra.Command {
 	}
 }
 
-func (a *app) keyCommand() *cobra.Command {
-	c := &cobra.Command{Use: "key", Short: "Key generation, months' keys and people's SSH keys"}
-	var path, comment string
-	create := &cobra.Command{
-		Use:   "new PATH",
-		Short: "Make an SSH key for a person, as ssh-keygen does",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if strings.ContainsFunc(comment, unicode.IsControl) {
-				return &usageError{errors.New("--comment: want one line of text")}
-			}
-			signer, err := home.NewKey(args[0], comment)
-			if err != nil {
-				return err
-			}
-			id := sshsig.Credential(signer.PublicKey().Marshal()).ID()
-			return a.print(map[string]any{"path": args[0], "credential": id}, "%s and %s.pub, credential %s", args[0], args[0], id.Short())
-		},
-	}
-	create.Flags().StringVar(&comment, "comment", "", "`TEXT` in the public key")
-
-	var keys []string
-	generate := &cobra.Command{
-		Use:   "generate",
-		Short: "Open a distributed key generation among the keyholders",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, officers, err := a.asOfficers(cmd, keys)
-			if err != nil {
-				return err
-			}
-			var g *control.Genesis
-			s.replica.Read(func(st *control.State) { g = st.Genesis() })
-			id, err := ceremony.Open(cmd.Context(), s.server, rand.Reader, s.home.Organisation, g, officers...)
-			if err != nil {
-				return err
-			}
-			return a.print(map[string]any{"ceremony": id}, "ceremony %s is open; when the keyholders are through, approvers and officers run `chancery key sign`", id)
-		},
-	}
-	keysFlag(generate, &keys)
-
-	var yes bool
-	sign := &cobra.Command{
-		Use:   "sign",
-		Short: "Look at what waits for signatures of your role, and sign: keys, rules, roles, releases, destructions",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, key, err := a.asPerson(cmd, path)
-			if err != nil {
-				return err
-			}
-			var asked error
-			confirm := func(summary string) bool {
-				if yes {
-					return true
-				}
-				ok, err := a.confirm(cmd.Context(), "sign "+summary+"?")
-				asked = errors.Join(asked, err)
-				return ok && err == nil
-			}
-			signed, err := ceremony.CoSign(cmd.Context(), s.server, s.replica.Read, key, confirm)
-			if err := errors.Join(err, asked); err != nil {
-				return err
-			}
-			ctx, cancel := deadline(cmd)
-			defer cancel()
-			for _, x := range signed {
-				if err := matters.Await(ctx, s.replica, s.server, x.Index); err != nil {
-					return err
-				}
-			}
-			if a.json {
-				return json.NewEncoder(a.out).Encode(signed)
-			}
-			for _, x := range signed {
-				state := "logged"
-				if !x.Logged {
-					state = "waits: " + x.Missing
-				}
-				fmt.Fprintf(a.out, "signed %s (%s)\n", plain(x.Summary), plain(state))
-			}
-			if len(signed) == 0 {
-				fmt.Fprintln(a.out, "nothing waits for your signature")
-			}
-			return nil
-		},
-	}
-	keyFlag(sign, &path)
-	sign.Flags().BoolVar(&yes, "yes", false, "sign all without asking")
-
-	var officer string
-	canary := &cobra.Command{
-		Use:   "canary",
-		Short: "Release a canary under each month's key that has none, so that it can take effect",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, key, err := a.asPerson(cmd, officer)
-			if err != nil {
-				return err
-			}
-			months, err := ceremony.Canaries(cmd.Context(), s.server, rand.Reader, time.Now(), s.replica.Read, key)
-			if err != nil {
-				return err
-			}
-			if len(months) == 0 {
-				return a.print(map[string]any{"months": []codec.Hash{}}, "every month's key has its canary")
-			}
-			return a.print(map[string]any{"months": months}, "%d canaries released; keyholders and guards open them by themselves", len(months))
-		},
-	}
-	keyFlag(canary, &officer)
-	c.AddCommand(create, generate, sign, canary, a.destroyCommand())
-	return c
-}
-
 // names reads the directory.
 func names(cmd *cobra.Command, server *remote.Client) (map[codec.ID]string, error) {
 	list, err := server.Members(cmd.Context())
@@ -652,15 +445,4 @@ func (a *app) memberCommand() *cobra.Command {
 	keyFlag(list, &key)
 	c.AddCommand(add, list)
 	return c
-}
-
-func readAll(r io.Reader, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("more than %d bytes", limit)
-	}
-	return bytes.TrimRight(data, "\n"), nil
 }
