@@ -17,6 +17,7 @@ import (
 	"chancery/internal/replica"
 	"chancery/internal/wire"
 	"chancery/manifest"
+	"chancery/mls/tree"
 )
 
 var (
@@ -175,7 +176,7 @@ func (d *Device) claimed(device codec.Hash, in *wire.Claimed) ([]byte, error) {
 	if err := d.promised(evidence.PromiseClaim, in.Claim, c.ControlSize, c.ControlRoot, c.Time); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrServer, err)
 	}
-	if err := d.caught(d.cfg.Replica.Claimed(in.Claim, c, in.Package)); err != nil {
+	if err := d.caught(d.cfg.Replica.Claimed(in.Claim, c, in.Package, tree.KeyPackageSigner)); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrServer, err)
 	}
 	return in.Package, nil

@@ -19,6 +19,7 @@ import (
 	"chancery/internal/replica"
 	"chancery/internal/wire"
 	"chancery/ledger"
+	"chancery/mls/tree"
 )
 
 // byzantine is a server that shows one device another control log than the
@@ -110,7 +111,7 @@ func (x *person) convicted(kind evidence.Kind) *evidence.Verdict {
 	if err != nil {
 		x.p.Fatal(err)
 	}
-	v, err := evidence.Verify(x.p.org.ID, raw)
+	v, err := evidence.Verify(x.p.org.ID, raw, tree.KeyPackageSigner)
 	if err != nil {
 		x.p.Fatal(err)
 	}
@@ -227,7 +228,7 @@ func TestGhostDevice(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if v, err := evidence.Verify(s.org.ID, raw); err != nil || v.Kind != evidence.KindOldLog || f.Halts {
+				if v, err := evidence.Verify(s.org.ID, raw, tree.KeyPackageSigner); err != nil || v.Kind != evidence.KindOldLog || f.Halts {
 					t.Errorf("got %v, %v", v, err)
 				}
 			}

@@ -130,11 +130,14 @@ type organisation struct {
 	entry    []byte
 	control  *ledger.Policy
 	messages *ledger.Policy
+
+	packageKey PackageKey
 }
 
-// Verify judges a file about the organisation of that identity. It returns
-// ErrMalformed, ErrOrganisation or ErrUnproven, wrapped.
-func Verify(id codec.Hash, raw []byte) (*Verdict, error) {
+// Verify judges a file about the organisation of that identity. Without a
+// packageKey it judges no KeyPackages. It returns ErrMalformed, ErrOrganisation or
+// ErrUnproven, wrapped.
+func Verify(id codec.Hash, raw []byte, packageKey PackageKey) (*Verdict, error) {
 	e, body, err := Parse(raw)
 	if err != nil {
 		return nil, err
@@ -143,7 +146,7 @@ func Verify(id codec.Hash, raw []byte) (*Verdict, error) {
 	if err := state.Apply(e.Genesis, nil); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrOrganisation, err)
 	}
-	o := &organisation{id: id, genesis: state.Genesis(), entry: e.Genesis}
+	o := &organisation{id: id, genesis: state.Genesis(), entry: e.Genesis, packageKey: packageKey}
 	if o.control, o.messages, err = o.genesis.Logs(id); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrOrganisation, err)
 	}

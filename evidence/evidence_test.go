@@ -17,6 +17,7 @@ import (
 	"chancery/internal/published"
 	"chancery/ledger"
 	"chancery/manifest"
+	"chancery/mls/tree"
 )
 
 func must(t testing.TB, err error) {
@@ -228,7 +229,7 @@ func makeVectors(t testing.TB) (out []vector) {
 
 func judged(name string, id codec.Hash, raw []byte) vector {
 	v := vector{Name: name, Organisation: id, Evidence: raw}
-	verdict, err := evidence.Verify(id, raw)
+	verdict, err := evidence.Verify(id, raw, tree.KeyPackageSigner)
 	if v.Error = class(err); err == nil {
 		v.Kind, v.Convicted = verdict.Kind, verdict.Convicted
 	}
@@ -318,7 +319,7 @@ func TestWitnessOnBoth(t *testing.T) {
 	offered, _ := w.history(w.another(0))
 	w.Witnesses = all
 	f := &evidence.Fork{Log: ledger.ControlLog, Fork: (&ledger.Fork{Held: held, Offered: offered}).Encode()}
-	v, err := evidence.Verify(w.ID, evidence.New(w.genesis(), f).Encode())
+	v, err := evidence.Verify(w.ID, evidence.New(w.genesis(), f).Encode(), tree.KeyPackageSigner)
 	must(t, err)
 	if want := []string{"the control log's key", "witness " + all[0].Name}; !slices.Equal(v.Convicted, want) || !strings.Contains(v.String(), "two histories") {
 		t.Errorf("got %s", v)
@@ -335,12 +336,12 @@ func TestPieces(t *testing.T) {
 		"withheld": w.withheld(d, 10*time.Minute),
 	} {
 		raw := evidence.New(w.genesis(), body).Encode()
-		want, err := evidence.Verify(w.ID, raw)
+		want, err := evidence.Verify(w.ID, raw, tree.KeyPackageSigner)
 		must(t, err)
 		for i := range raw {
 			changed := bytes.Clone(raw)
 			changed[i] ^= 1
-			got, err := evidence.Verify(w.ID, changed)
+			got, err := evidence.Verify(w.ID, changed, tree.KeyPackageSigner)
 			if err != nil {
 				continue
 			}
@@ -368,7 +369,7 @@ func FuzzVerify(f *testing.F) {
 		if err == nil && (!bytes.Equal(e.Encode(), raw) || !bytes.Equal(codec.Encode(body), e.Body)) {
 			t.Fatal("a second encoding was accepted")
 		}
-		if v, err := evidence.Verify(id, raw); err == nil && (len(v.Convicted) == 0 || v.Text == "") {
+		if v, err := evidence.Verify(id, raw, tree.KeyPackageSigner); err == nil && (len(v.Convicted) == 0 || v.Text == "") {
 			t.Fatalf("a verdict without words: %+v", v)
 		}
 	})

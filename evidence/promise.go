@@ -1,7 +1,6 @@
 package evidence
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"chancery/control"
 	"chancery/ledger"
 	"chancery/manifest"
-	"chancery/mls/tree"
 )
 
 // What a Promise is.
@@ -196,7 +194,7 @@ func (x *KeyPackage) judge(o *organisation) (*Verdict, error) {
 	if err := codec.Decode(s.Body, &device); err != nil {
 		return nil, err
 	}
-	key, err := PackageKey(x.Package)
+	key, err := o.packageKey.Of(x.Package)
 	if err != nil {
 		return nil, err
 	}
@@ -207,18 +205,24 @@ func (x *KeyPackage) judge(o *organisation) (*Verdict, error) {
 		c.Device, device.Member, key)}, nil
 }
 
-// PackageKey returns the signature key of a KeyPackage, an MLSMessage. Whoever
-// has its private half is who a group would be joined by. It returns
-// ErrMalformed where there is no such key: that convicts nobody, since a later
-// version may have another kind.
-func PackageKey(raw []byte) (codec.PublicKey, error) {
-	m, err := tree.ParseMessage(bytes.Clone(raw))
+// PackageKey reads the signature key of a KeyPackage, an MLSMessage, as
+// tree.KeyPackageSigner does. It is handed in, so that programs which judge no
+// KeyPackages, such as the opener, are made without MLS.
+type PackageKey func(message []byte) ([]byte, error)
+
+// Of returns the Ed25519 key of a KeyPackage. Whoever has its private half is who
+// a group would be joined by. It returns ErrMalformed where there is no such key:
+// that convicts nobody, since a later version may have another kind.
+func (f PackageKey) Of(message []byte) (codec.PublicKey, error) {
+	if f == nil {
+		return codec.PublicKey{}, errors.New("this program doesn't read KeyPackages")
+	}
+	key, err := f(message)
 	if err != nil {
 		return codec.PublicKey{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	kp, ok := m.(*tree.KeyPackage)
-	if !ok || len(kp.Leaf.SignatureKey) != ed25519.PublicKeySize {
+	if len(key) != ed25519.PublicKeySize {
 		return codec.PublicKey{}, fmt.Errorf("%w: no KeyPackage with an Ed25519 key", ErrMalformed)
 	}
-	return codec.PublicKey(kp.Leaf.SignatureKey), nil
+	return codec.PublicKey(key), nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"chancery/codec"
 	"chancery/evidence"
+	"chancery/mls/tree"
 )
 
 const evidenceUsage = `usage: chancery-verify evidence --organisation ID [--json] FILE
@@ -53,7 +54,7 @@ func Evidence(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "chancery-verify: couldn't read the evidence: %v\n", err)
 		return 1
 	}
-	verdict, err := evidence.Verify(id, data)
+	verdict, err := evidence.Verify(id, data, tree.KeyPackageSigner)
 	if err != nil {
 		fmt.Fprintf(stderr, "chancery-verify: nobody is convicted: %s\n", printable(err.Error()))
 		return 1

@@ -26,7 +26,7 @@ func TestDependencies(t *testing.T) {
 	}
 	packages := []string{
 		"chancery/blindindex", "chancery/client/remote", "chancery/cmd/chancery-opener", "chancery/codec", "chancery/control",
-		"chancery/envelope", "chancery/internal/httpsig", "chancery/internal/opener", "chancery/internal/replica",
+		"chancery/envelope", "chancery/evidence", "chancery/internal/httpsig", "chancery/internal/opener", "chancery/internal/replica",
 		"chancery/internal/wire", "chancery/ledger", "chancery/manifest", "chancery/pack", "chancery/quorum",
 		"chancery/request", "chancery/sshsig",
 	}

@@ -105,8 +105,12 @@ func (r *Replica) sealed(more []wire.Opening) (out []evidence.Opening) {
 // convicted returns the conviction by a body, if the auditor's program will find
 // it so too: a file that proves nothing helps nobody.
 func (r *Replica) convicted(body evidence.Body, genesis []byte, err error) error {
+	return r.convictedBy(nil, body, genesis, err)
+}
+
+func (r *Replica) convictedBy(packageKey evidence.PackageKey, body evidence.Body, genesis []byte, err error) error {
 	raw := evidence.New(genesis, body).Encode()
-	if _, verifyErr := evidence.Verify(r.organisation, raw); verifyErr != nil {
+	if _, verifyErr := evidence.Verify(r.organisation, raw, packageKey); verifyErr != nil {
 		return err
 	}
 	return &Conviction{Kind: body.Kind(), Evidence: raw, Err: err}
@@ -185,14 +189,14 @@ func (r *Replica) included(index int64) (*evidence.Included, error) {
 // Claimed judges a KeyPackage that the server handed out for a device, and its
 // signed claim, which was opened before. It returns a *Conviction where the
 // KeyPackage has another key than the device's.
-func (r *Replica) Claimed(signed []byte, c *manifest.Claim, keyPackage []byte) error {
+func (r *Replica) Claimed(signed []byte, c *manifest.Claim, keyPackage []byte, packageKey evidence.PackageKey) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	device, ok := r.state.Device(c.Device)
 	if !ok {
 		return fmt.Errorf("device %s: not on the control log", c.Device.Short())
 	}
-	key, err := evidence.PackageKey(keyPackage)
+	key, err := packageKey.Of(keyPackage)
 	if err != nil || key == device.Key {
 		return err
 	}
@@ -208,7 +212,8 @@ func (r *Replica) Claimed(signed []byte, c *manifest.Claim, keyPackage []byte) e
 	if treeErr != nil {
 		return errors.Join(err, treeErr)
 	}
-	return r.convicted(&evidence.KeyPackage{Claim: signed, Package: keyPackage, Entry: r.entries[device.Since], Proof: proof}, r.entries[0], err)
+	body := &evidence.KeyPackage{Claim: signed, Package: keyPackage, Entry: r.entries[device.Since], Proof: proof}
+	return r.convictedBy(packageKey, body, r.entries[0], err)
 }
 
 // ErrSwapped means that a KeyPackage isn't of the device that it was handed out

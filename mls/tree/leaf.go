@@ -2,6 +2,7 @@ package tree
 
 import (
 	"bytes"
+	"fmt"
 	"time"
 
 	"chancery/mls/cipher"
@@ -204,4 +205,18 @@ func (p *KeyPackage) LastResort() bool {
 // §5.2).
 func (p *KeyPackage) Ref(s *cipher.Suite) []byte {
 	return s.RefHash("MLS 1.0 KeyPackage Reference", syntax.Marshal(p))
+}
+
+// KeyPackageSigner returns the signature key of a KeyPackage in an MLSMessage
+// (RFC 9420 §10). Nothing of it is judged. It returns syntax.ErrSyntax, wrapped.
+func KeyPackageSigner(message []byte) ([]byte, error) {
+	m, err := ParseMessage(bytes.Clone(message))
+	if err != nil {
+		return nil, err
+	}
+	p, ok := m.(*KeyPackage)
+	if !ok {
+		return nil, fmt.Errorf("%w: a %T and no KeyPackage", syntax.ErrSyntax, m)
+	}
+	return p.Leaf.SignatureKey, nil
 }
